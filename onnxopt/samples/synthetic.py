@@ -1,0 +1,159 @@
+"""Random samples drawn from the interface of a model, for passes that promise exactness."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from onnxopt.errors import SamplesError
+from onnxopt.model.interface import Dim, Port
+from onnxopt.samples.base import Feed, Loader, Sample, Samples
+from onnxopt.samples.check import has_nan, integer_range
+
+BATCHES = (1, 2, 3)
+SIZES = (8, 16, 32, 64)
+MOST_BYTES = 1 << 30
+
+Bindings = dict[str | int, int]
+"""The size of a symbol, or of all nameless dimensions of one axis number."""
+
+
+def synthetic(
+    inputs: Sequence[Port],
+    *,
+    seed: int = 0,
+    n: int = 4,
+    pool: Mapping[str, Sequence[int]] | None = None,
+) -> Samples:
+    """Draw random samples for all inputs that have no default.
+
+    Equal symbols get equal sizes within a sample, and so do nameless dimensions of the same axis
+    number. Sizes differ from sample to sample: what occurs as a first dimension is 1, 2, 3 in
+    turn; others are 8, 16, 32, 64, in even samples all the same (some models want squares), in
+    odd ones not.
+
+    Floats are normal, in [0, 1), or wide with zeros, in turn. Integers are 0 to 2, since they
+    often are indices, masks or lengths. Strings are "a" or "b".
+
+    Args:
+        inputs: The inputs of the model.
+        seed: Another number gives other values; 0 or more.
+        n: The number of samples.
+        pool: The sizes to choose from, in turn, by symbol.
+
+    Raises:
+        SamplesError: An input is not a tensor of known type and rank, a sample is larger than
+            1 GiB, or a pool is empty.
+    """
+    pool = pool or {}
+    for symbol, sizes in pool.items():
+        if not sizes or min(sizes) < 0:
+            raise SamplesError(f"synthetic: no sizes for {symbol!r}: give some, 0 or more")
+    required = [port for port in inputs if port.required]
+    free = _free(required)
+    for i in range(n):
+        _check_size(required, _bind(free, i, pool))
+
+    def loaders() -> list[Loader]:
+        return [partial(_draw, required, _bind(free, i, pool), seed, i) for i in range(n)]
+
+    return Samples(loaders, "synthetic", length=n, synthetic=True)
+
+
+def _free(ports: Sequence[Port]) -> dict[str | int, bool]:
+    """Return all dimensions that are not fixed, in order, and whether they are batch-like."""
+    found: dict[str | int, bool] = {}
+    for port in ports:
+        if port.shape is None or port.dtype is None:
+            raise SamplesError(
+                f"synthetic: inputs cannot be drawn for {port}: give calibration data"
+            )
+        for axis, dim in enumerate(port.shape):
+            key = _key(dim, axis)
+            if key is not None:
+                found[key] = found.get(key, False) or axis == 0
+    return found
+
+
+def _key(dim: Dim, axis: int) -> str | int | None:
+    """Return what a dimension is bound by: its symbol or axis number; None if it is fixed."""
+    if isinstance(dim, str):
+        return dim
+    return axis if dim is None or dim < 0 else None
+
+
+def _bind(free: Mapping[str | int, bool], i: int, pool: Mapping[str, Sequence[int]]) -> Bindings:
+    """Choose the sizes of sample `i`."""
+    bound: Bindings = {}
+    others = 0
+    for key, batch in free.items():
+        if isinstance(key, str) and key in pool:
+            bound[key] = pool[key][i % len(pool[key])]
+        elif batch:
+            bound[key] = BATCHES[i % len(BATCHES)]
+        else:
+            bound[key] = SIZES[(i + others * (i % 2)) % len(SIZES)]
+            others += 1
+    return bound
+
+
+def _shape(port: Port, bound: Bindings) -> tuple[int, ...]:
+    """Return the shape of an input under some bindings."""
+    keys = [(_key(dim, axis), dim) for axis, dim in enumerate(port.shape or ())]
+    return tuple(int(dim or 0) if key is None else bound[key] for key, dim in keys)
+
+
+def _check_size(ports: Sequence[Port], bound: Bindings) -> None:
+    """Raise SamplesError if a sample would be absurdly large."""
+    sizes = {
+        port.name: math.prod(_shape(port, bound)) * port.dtype.itemsize
+        for port in ports
+        if port.dtype is not None
+    }
+    if sum(sizes.values()) > MOST_BYTES:
+        name = max(sizes, key=lambda key: sizes[key])
+        raise SamplesError(
+            f"synthetic: input {name!r} would take {sizes[name] / 2**30:.1f} GiB a sample: "
+            "give calibration data"
+        )
+
+
+def _draw(ports: Sequence[Port], bound: Bindings, seed: int, i: int) -> Sample:
+    """Draw sample `i`."""
+    rng = np.random.default_rng((seed, i))
+    feed: Feed = {}
+    for port in ports:
+        if port.dtype is not None:
+            feed[port.name] = _values(rng, _shape(port, bound), port.dtype, i)
+    return Sample(feed)
+
+
+def _values(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype, i: int
+) -> np.ndarray:
+    """Draw the values of one input."""
+    if dtype == object:
+        return np.asarray(rng.choice(["a", "b"], shape), dtype=object)
+    limits = integer_range(dtype)
+    if limits is not None:
+        return np.asarray(rng.integers(0, min(2, limits[1]), shape, endpoint=True)).astype(dtype)
+    values = _floats(rng, shape, i)
+    if dtype.kind == "c":
+        values = values + 1j * _floats(rng, shape, i)
+    found = values.astype(dtype)
+    if has_nan(found):  # a type without zero or sign
+        found = np.abs(values).clip(0.5).astype(dtype)
+    return found
+
+
+def _floats(rng: np.random.Generator, shape: tuple[int, ...], i: int) -> np.ndarray:
+    """Draw float64 values in the manner of sample `i`."""
+    if i % 4 == 1:
+        return np.asarray(rng.random(shape))
+    values = np.asarray(rng.standard_normal(shape))
+    if i % 4 == 2:
+        return np.asarray(np.where(rng.random(shape) < 0.1, 0.0, 10 * values))
+    return values
