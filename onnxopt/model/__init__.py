@@ -148,9 +148,17 @@ class Model:
         Raises:
             ModelError: The graph has a cycle, or reads what nothing produces.
         """
+        return self.export_named()[0]
+
+    def export_named(self) -> tuple[Exported, dict[int, str]]:
+        """Return the model as messages, and the names that its tensors have there, by their id.
+
+        Raises:
+            ModelError: The graph has a cycle, or reads what nothing produces.
+        """
         exporter = Exporter()
         proto = exporter.model(self.graph, self.header)
-        return Exported(proto, exporter.weights)
+        return Exported(proto, exporter.weights), exporter.names.given
 
     def to_proto(self) -> onnx.ModelProto:
         """Return the model as one message.

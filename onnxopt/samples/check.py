@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
 from onnxopt.errors import SamplesError
-from onnxopt.model.interface import Port
 from onnxopt.samples.base import Entry, Feed, Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from onnxopt.model.interface import Port
 
 
 def did_you_mean(word: str, among: Iterable[str]) -> str:
@@ -79,7 +82,8 @@ def integer_range(dtype: np.dtype) -> tuple[int, int] | None:
     if dtype.kind not in "iuV":
         return None
     try:
-        info = ml_dtypes.iinfo(dtype)  # knows int4 and the like besides numpy's own
+        # That of ml_dtypes knows int4 and the like besides numpy's own.
+        info: Any = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
     except (TypeError, ValueError):
         return None
     return int(info.min), int(info.max)
@@ -125,14 +129,14 @@ def _values(array: np.ndarray, dtype: np.dtype) -> str:
         return f" with values from {wide.min()} to {wide.max()}"
     if array.dtype == np.float64 and dtype == np.float32:
         return " with values beyond its range"
-    if array.dtype == object and dtype == object:
+    if array.dtype.kind == "O" and dtype.kind == "O":
         return " with values that are not str"
     return ""
 
 
 def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
     """Return the array in `dtype` where that loses nothing that matters, else None."""
-    if dtype == object:
+    if dtype.kind == "O":
         return _strings(array)
     if array.dtype == dtype:
         return array

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from onnxopt.errors import SamplesError
-from onnxopt.model.interface import Port
 from onnxopt.samples.base import Entry, Origin, Sample
 from onnxopt.samples.check import check_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from onnxopt.model.interface import Port
 
 LABELS = "labels"
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -14,10 +12,15 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from onnxopt.errors import SamplesError
-from onnxopt.model.interface import Port
 from onnxopt.samples.base import Entry, Feed, Origin, Sample
 from onnxopt.samples.columns import LABELS
 from onnxopt.samples.npz import read_npy, read_npz
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from onnxopt.model.interface import Port
 
 ARRAY_SUFFIXES = (".npz", ".npy")
 DATA_SET = re.compile(r"test_data_set_(\d+)")

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxopt.errors import SamplesError
-from onnxopt.model.interface import Dim, Port
 from onnxopt.samples.base import Entry, Origin, Sample
 from onnxopt.samples.check import integer_range
 from onnxopt.samples.folder import single_input
-from onnxopt.samples.preprocess import PRESETS, Preprocess, pair
+from onnxopt.samples.preprocess import PRESETS, Preprocess, pair, text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
     from PIL import Image
+
+    from onnxopt.model.interface import Dim, Port
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -82,7 +84,7 @@ class _Plan:
 def _plan(port: Port, preprocess: Preprocess, name: str) -> _Plan:
     """Compare the input with what the preprocessing makes."""
     dims = port.shape if port.shape is not None else (None,) * 4
-    if port.dtype is None or port.dtype == object or len(dims) not in (3, 4):
+    if port.dtype is None or port.dtype.kind == "O" or len(dims) not in (3, 4):
         raise SamplesError(
             f"{name}: images do not fit {port}: use .npz files for an input that is no image"
         )
@@ -97,10 +99,10 @@ def _plan(port: Port, preprocess: Preprocess, name: str) -> _Plan:
     if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
         if preprocess.crop is None:
             preprocess = replace(preprocess, crop=(width, height))
-        if pair(preprocess.crop or 0) != (width, height):
+        if preprocess.crop is not None and pair(preprocess.crop) != (width, height):
             raise SamplesError(
-                f"{name}: preprocessing cuts images of {'x'.join(map(str, pair(preprocess.crop or 0)))}"
-                f", but the model expects {port}: give --preprocess size={width}x{height}"
+                f"{name}: preprocessing cuts images of {text(preprocess.crop)}, but the model "
+                f"expects {port}: add :size={text((width, height))} to --preprocess"
             )
     _check_integer(port, preprocess, name)
     k = batch if isinstance(batch, int) and batch > 0 else 1
@@ -162,7 +164,9 @@ def _pixels(file: Path, p: Preprocess) -> np.ndarray:
     pixels = pixels.reshape(*pixels.shape[:2], p.channels)
     if p.color == "bgr":
         pixels = pixels[:, :, ::-1]
-    pixels = (pixels * np.float32(p.scale) - np.float32(p.mean)) / np.float32(p.std)
+    pixels = (pixels * np.float32(p.scale) - np.asarray(p.mean, np.float32)) / np.asarray(
+        p.std, np.float32
+    )
     return np.ascontiguousarray(pixels if p.layout == "nhwc" else pixels.transpose(2, 0, 1))
 
 

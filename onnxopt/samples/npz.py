@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -77,11 +77,11 @@ class Archive(Mapping[str, np.ndarray]):
                 return mapped
         with zipfile.ZipFile(self._path) as archive, archive.open(info) as member:
             if info.file_size <= IN_MEMORY:
-                return npy.read_array(member, allow_pickle=False)
+                return np.asarray(npy.read_array(member, allow_pickle=False))
             unpacked = self._temporary() / f"{len(self._arrays)}.npy"
             with unpacked.open("wb") as file:
                 shutil.copyfileobj(member, file, 1 << 20)
-        return np.load(unpacked, mmap_mode="r", allow_pickle=False)
+        return npy.open_memmap(unpacked, mode="r")
 
     def _temporary(self) -> Path:
         """Return the temporary folder, made at the first call."""
@@ -162,7 +162,7 @@ def _map(path: Path, info: zipfile.ZipInfo) -> np.ndarray | None:
         raise ValueError("the array is not as long as its header says")
     if not size:
         return np.empty(shape, dtype)  # mmap refuses an empty range
-    order = "F" if fortran else "C"
+    order: Literal["F", "C"] = "F" if fortran else "C"
     return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order=order)
 
 

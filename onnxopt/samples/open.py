@@ -6,12 +6,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxopt.errors import SamplesError
-from onnxopt.model.interface import Port
 from onnxopt.samples.base import Entry, Loader, Origin, Samples
 from onnxopt.samples.check import check_entry
 from onnxopt.samples.columns import columns
@@ -24,8 +23,11 @@ from onnxopt.samples.folder import (
 )
 from onnxopt.samples.images import image_files, image_folder
 from onnxopt.samples.npz import Archive, read_npy
-from onnxopt.samples.preprocess import Preprocess
 from onnxopt.samples.stream import FUNCTION, from_function, from_iterable
+
+if TYPE_CHECKING:
+    from onnxopt.model.interface import Port
+    from onnxopt.samples.preprocess import Preprocess
 
 
 def open_samples(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxopt.errors import SamplesError
 from onnxopt.samples.check import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Size = int | tuple[int, int]
 """One length for both axes, or (width, height)."""
@@ -105,6 +107,12 @@ class Preprocess:
 def pair(size: Size) -> tuple[int, int]:
     """Return (width, height)."""
     return (size, size) if isinstance(size, int) else size
+
+
+def text(size: Size) -> str:
+    """Return a size as options write it: `224` or `640x480`."""
+    width, height = pair(size)
+    return str(width) if width == height else f"{width}x{height}"
 
 
 PRESETS = {

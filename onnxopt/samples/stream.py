@@ -9,16 +9,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxopt.errors import SamplesError
-from onnxopt.model.interface import Port
 from onnxopt.samples.base import Entry, Origin, Sample
 from onnxopt.samples.check import check_entry, did_you_mean
 from onnxopt.samples.npz import read_npz, temporary_folder, write_npz
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from onnxopt.model.interface import Port
 
 FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 
@@ -141,18 +144,18 @@ class _Spool:
 
     def _plain(self, key: str, value: Any) -> np.ndarray:
         """Return an array that can be written without pickle."""
-        array = (
-            np.asarray(value) if not isinstance(value, (list, dict)) and value is not None else None
+        if isinstance(value, (np.ndarray, np.generic)):
+            array = np.asarray(value)
+            if array.dtype.isbuiltin == 2:  # bfloat16 and its kin, which files cannot name
+                return array.view(f"V{array.dtype.itemsize}")
+            if array.dtype.kind == "O" and all(isinstance(item, str) for item in array.flat):
+                array = array.astype(str)
+            if array.dtype.kind != "O":
+                return array
+        raise SamplesError(
+            f"{self._name}: {key!r} is no array, so it cannot be kept for a second pass: "
+            "give a list of feeds or module:function"
         )
-        if array is not None and array.dtype == object:
-            texts = all(isinstance(item, str) for item in array.flat)
-            array = array.astype(str) if texts else None
-        if array is None:
-            raise SamplesError(
-                f"{self._name}: {key!r} is no array, so it cannot be kept for a second pass: "
-                "give a list of feeds or module:function"
-            )
-        return array
 
     def _read(self, i: int) -> Sample:
         arrays = read_npz(self._path(i))

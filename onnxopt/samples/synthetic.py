@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxopt.errors import SamplesError
-from onnxopt.model.interface import Dim, Port
 from onnxopt.samples.base import Feed, Loader, Sample, Samples
 from onnxopt.samples.check import has_nan, integer_range
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnxopt.model.interface import Dim, Port
 
 BATCHES = (1, 2, 3)
 SIZES = (8, 16, 32, 64)
@@ -135,7 +139,7 @@ def _values(
     rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype, i: int
 ) -> np.ndarray:
     """Draw the values of one input."""
-    if dtype == object:
+    if dtype.kind == "O":
         return np.asarray(rng.choice(["a", "b"], shape), dtype=object)
     limits = integer_range(dtype)
     if limits is not None:

@@ -1,0 +1,72 @@
+"""What a pass is, and what it may know."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from onnxopt.model import Model
+    from onnxopt.samples import Samples
+
+
+def _always(edit_id: str) -> bool:
+    return True
+
+
+def _quiet(done: float) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may know beside the model. Read-only; the hold-out samples are not in it.
+
+    Attributes:
+        calibration: Samples to learn from; None where the run has none. Their `synthetic` says
+            whether they are real.
+        target: `portable` for standard ops only, or `ort-cpu`.
+        seed: Seeds everything random.
+        threads: How many threads onnxruntime may use.
+        allow: Asked with a stable id (`conv_bn@/layer1/bn`) right before each edit; where it
+            says False the edit must not be made. This is how a wrong edit is found and undone.
+        progress: Told how much of the pass is done, 0 to 1.
+        notes: A pass appends what the report should say.
+        untouched: A pass sets name -> reason for what it had to leave alone.
+    """
+
+    calibration: Samples | None = None
+    target: str = "portable"
+    seed: int = 0
+    threads: int = 1
+    allow: Callable[[str], bool] = _always
+    progress: Callable[[float], None] = _quiet
+    notes: list[str] = field(default_factory=list)
+    untouched: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """One optimization. Its dataclass fields are its options; its docstring is its help.
+
+    Attributes:
+        name: How the command line and reports call it; equals the entry point's name.
+        exact: Whether outputs stay equal up to rounding. A pass that trades accuracy for size or
+            speed says False, and is held to the run's budget instead.
+        requires: Names of passes that must have run before; missing ones are put in, visibly.
+        calibrated: Whether it needs real samples.
+    """
+
+    name: ClassVar[str]
+    exact: ClassVar[bool] = True
+    requires: ClassVar[tuple[str, ...]] = ()
+    calibrated: ClassVar[bool] = False
+
+    @abstractmethod
+    def run(self, model: Model, ctx: Context) -> int:
+        """Edit the model in place; return how many edits were made, 0 if it is untouched.
+
+        Every edit asks `ctx.allow` first. Nothing here may be random but by `ctx.seed`.
+        """
