@@ -144,7 +144,7 @@ def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
         return array.astype(dtype)
     if array.dtype.type is np.void and array.dtype.itemsize == dtype.itemsize:
         # Files cannot name bfloat16 and its kin: np.save writes plain bytes.
-        return np.array(array).view(dtype) if dtype.kind == "V" and not array.dtype.names else None
+        return np.array(array).view(dtype) if dtype.isbuiltin == 2 else None
     if array.dtype.newbyteorder("=") == np.float64 and dtype == np.float32:
         with np.errstate(over="ignore"):
             single = array.astype(dtype)

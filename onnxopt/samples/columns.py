@@ -61,13 +61,13 @@ def columns(arrays: Mapping[str, np.ndarray], inputs: Sequence[Port], name: str)
     Raises:
         SamplesError: A key, rank or length is wrong, or there are no samples.
     """
-    feeds = {key: array for key, array in arrays.items() if not _is_label(key, inputs)}
-    check_keys(feeds, inputs, name)
+    keys = [key for key in arrays if not _is_label(key, inputs)]
+    check_keys(keys, inputs, name)  # before any array is opened
     by_name = {port.name: port for port in inputs}
-    found = {key: _column(array, by_name[key], name) for key, array in feeds.items()}
+    found = {key: _column(arrays[key], by_name[key], name) for key in keys}
     n = _common_length(found, name)
     labels = None
-    if len(feeds) < len(arrays):
+    if len(keys) < len(arrays):
         labels = _labels(arrays[LABELS], n, {column.step for column in found.values()}, name)
     fixed = {
         key: column if column.length == n else column._replace(length=None)

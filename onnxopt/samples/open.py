@@ -102,7 +102,7 @@ def _origin(source: Any, inputs: Sequence[Port], preprocess: Preprocess | None) 
     if isinstance(source, Iterable):
         return from_iterable(source, inputs, "samples")
     raise SamplesError(
-        f"samples: a {type(source).__name__} is no source of samples: "
+        f"samples: a value of type {type(source).__name__} is no source of samples: "
         "give a path, module:function or an iterable of feeds"
     )
 

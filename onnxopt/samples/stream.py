@@ -38,14 +38,7 @@ def from_function(text: str) -> Origin:
     match = FUNCTION.fullmatch(text)
     if match is None:
         raise SamplesError(f"{text}: is no module:function: write it as my_data:feeds")
-    function = _import(match[1], match[2])
-
-    def entries() -> Iterator[Entry]:
-        with _working_directory():
-            made = function()
-        return _entries(made, text)
-
-    return Origin(text, entries)
+    return Origin(text, _Function(_import(match[1], match[2]), text).entries)
 
 
 def from_iterable(items: Iterable[Any], inputs: Sequence[Port], name: str) -> Origin:
@@ -63,7 +56,7 @@ def _entries(items: Any, name: str) -> Iterator[Entry]:
     """Start a pass over feeds, pairs or samples."""
     if isinstance(items, Mapping) or not isinstance(items, Iterable):
         raise SamplesError(
-            f"{name}: gives a {type(items).__name__}: return an iterable of feeds "
+            f"{name}: gives a value of type {type(items).__name__}: return an iterable of feeds "
             "{input: array} or of pairs (feed, label)"
         )
     return (Entry(partial(_sample, item, name)) for item in items)
@@ -78,7 +71,7 @@ def _sample(item: Any, name: str) -> Sample:
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Mapping):
         return Sample(dict(item[0]), None if item[1] is None else np.asarray(item[1]))
     raise SamplesError(
-        f"{name}: yields a {type(item).__name__}: yield feeds {{input: array}} "
+        f"{name}: yields a value of type {type(item).__name__}: yield feeds {{input: array}} "
         "or pairs (feed, label)"
     )
 
@@ -112,6 +105,28 @@ def _working_directory() -> Iterator[None]:
     finally:
         if here in sys.path:
             sys.path.remove(here)
+
+
+class _Function:
+    """Samples of a function, which must give fresh ones at each call."""
+
+    def __init__(self, function: Callable[[], Any], text: str) -> None:
+        self._function = function
+        self._text = text
+        self._last: Any = None
+
+    def entries(self) -> Iterator[Entry]:
+        """Call the function."""
+        with _working_directory():
+            made = self._function()
+        once = isinstance(made, Iterator)
+        if once and made is self._last:
+            # A second pass would silently go on where the first one stopped.
+            raise SamplesError(
+                f"{self._text}: returns the same iterator again: make a new one at each call"
+            )
+        self._last = made if once else None
+        return _entries(made, self._text)
 
 
 class _Spool:

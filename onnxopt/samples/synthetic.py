@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BATCHES = (1, 2, 3)
 SIZES = (8, 16, 32, 64)
+IMAGE_SIZES = (32, 64, 96, 128)  # networks that shrink and grow images want multiples of 32
 MOST_BYTES = 1 << 30
 
 Bindings = dict[str | int, int]
@@ -36,8 +37,8 @@ def synthetic(
 
     Equal symbols get equal sizes within a sample, and so do nameless dimensions of the same axis
     number. Sizes differ from sample to sample: what occurs as a first dimension is 1, 2, 3 in
-    turn; others are 8, 16, 32, 64, in even samples all the same (some models want squares), in
-    odd ones not.
+    turn; others are 8, 16, 32, 64 (32, 64, 96, 128 from the third axis on where there are four or
+    more), in even samples all alike (some models want squares), in odd ones not.
 
     Floats are normal, in [0, 1), or wide with zeros, in turn. Integers are 0 to 2, since they
     often are indices, masks or lengths. Strings are "a" or "b".
@@ -67,9 +68,9 @@ def synthetic(
     return Samples(loaders, "synthetic", length=n, synthetic=True)
 
 
-def _free(ports: Sequence[Port]) -> dict[str | int, bool]:
-    """Return all dimensions that are not fixed, in order, and whether they are batch-like."""
-    found: dict[str | int, bool] = {}
+def _free(ports: Sequence[Port]) -> dict[str | int, tuple[int, ...]]:
+    """Return all dimensions that are not fixed, in order, and the sizes to choose from."""
+    found: dict[str | int, tuple[int, ...]] = {}
     for port in ports:
         if port.shape is None or port.dtype is None:
             raise SamplesError(
@@ -77,8 +78,14 @@ def _free(ports: Sequence[Port]) -> dict[str | int, bool]:
             )
         for axis, dim in enumerate(port.shape):
             key = _key(dim, axis)
-            if key is not None:
-                found[key] = found.get(key, False) or axis == 0
+            if key is None or found.get(key) == BATCHES:
+                continue
+            if axis == 0:
+                found[key] = BATCHES
+            elif axis > 1 and len(port.shape) > 3:
+                found[key] = IMAGE_SIZES
+            else:
+                found.setdefault(key, SIZES)
     return found
 
 
@@ -89,17 +96,19 @@ def _key(dim: Dim, axis: int) -> str | int | None:
     return axis if dim is None or dim < 0 else None
 
 
-def _bind(free: Mapping[str | int, bool], i: int, pool: Mapping[str, Sequence[int]]) -> Bindings:
+def _bind(
+    free: Mapping[str | int, tuple[int, ...]], i: int, pool: Mapping[str, Sequence[int]]
+) -> Bindings:
     """Choose the sizes of sample `i`."""
     bound: Bindings = {}
     others = 0
-    for key, batch in free.items():
+    for key, sizes in free.items():
         if isinstance(key, str) and key in pool:
             bound[key] = pool[key][i % len(pool[key])]
-        elif batch:
-            bound[key] = BATCHES[i % len(BATCHES)]
+        elif sizes == BATCHES:
+            bound[key] = sizes[i % len(sizes)]
         else:
-            bound[key] = SIZES[(i + others * (i % 2)) % len(SIZES)]
+            bound[key] = sizes[(i + others * (i % 2)) % len(sizes)]
             others += 1
     return bound
 

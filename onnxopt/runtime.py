@@ -1,0 +1,240 @@
+"""The only door to onnxruntime: sessions from messages, runs, and what they cost.
+
+onnxruntime is imported on first use, so that `onnxopt --help` does without it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from onnxopt.errors import OnnxoptError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import ModuleType
+
+    from onnxopt.model import Exported
+    from onnxopt.model.tensors import Stored
+
+ALIGNMENT = 64
+"""Bytes; kernels may read weights with aligned vector loads."""
+
+QUIET = 4
+"""onnxruntime's log level `fatal`: what it has to say comes as an exception."""
+
+
+class CannotRun(OnnxoptError):
+    """onnxruntime cannot load a model, or cannot run it on these inputs."""
+
+
+@cache
+def _ort() -> ModuleType:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(QUIET)
+    return onnxruntime
+
+
+@cache
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what onnxruntime raises: a class for each of its status codes, with no common base."""
+    state = _ort().capi.onnxruntime_pybind11_state
+    own = [c for c in vars(state).values() if isinstance(c, type) and issubclass(c, Exception)]
+    return (*own, RuntimeError, ValueError, TypeError, MemoryError)
+
+
+def version() -> str:
+    """Return onnxruntime's version."""
+    return str(_ort().__version__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a session is made.
+
+    Attributes:
+        optimize: ORT_ENABLE_ALL, as deployed; else ORT_DISABLE_ALL, the graph as it is written.
+        threads: Threads within an operator.
+        custom_ops: Libraries of custom operators.
+        lean: Spend less memory instead of less time: no arena, no repacked weights.
+    """
+
+    optimize: bool = False
+    threads: int = 1
+    custom_ops: tuple[str, ...] = ()
+    lean: bool = False
+
+
+class Session:
+    """A model loaded into onnxruntime.
+
+    Args:
+        exported: The model. Its large weights are handed over, not copied into a message.
+        settings: How to load it.
+
+    Raises:
+        CannotRun: onnxruntime refuses the model; the message is its own, on one line.
+    """
+
+    def __init__(self, exported: Exported, settings: Settings = Settings()) -> None:  # noqa: B008  # frozen
+        ort = _ort()
+        options = ort.SessionOptions()
+        options.log_severity_level = QUIET
+        options.intra_op_num_threads = settings.threads
+        options.inter_op_num_threads = 1
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = (
+            level.ORT_ENABLE_ALL if settings.optimize else level.ORT_DISABLE_ALL
+        )
+        if settings.lean:
+            options.enable_cpu_mem_arena = False
+            options.enable_mem_pattern = False
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        proto = exported.proto
+        try:
+            for library in settings.custom_ops:
+                options.register_custom_ops_library(library)
+            proto, self._held = _hand_over(proto, exported.weights, options)
+            self._session = ort.InferenceSession(
+                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except _failures() as e:
+            raise CannotRun(_one_line(e)) from e
+        self.outputs = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all outputs by name: arrays, or lists and dicts for sequences and maps.
+
+        Raises:
+            CannotRun: The run fails.
+        """
+        try:
+            return dict(zip(self.outputs, self._session.run(None, dict(feed)), strict=True))
+        except _failures() as e:
+            raise CannotRun(_one_line(e)) from e
+
+    def seconds(self, feed: Mapping[str, Any]) -> float:
+        """Return the wall time of one run."""
+        start = time.perf_counter()
+        self._session.run(None, feed)
+        return time.perf_counter() - start
+
+
+def run_once(proto: onnx.ModelProto, feed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Load a small whole model, run it once as it is written, and return its outputs by name.
+
+    Raises:
+        CannotRun: onnxruntime cannot load or run it.
+    """
+    from onnxopt.model import Exported
+
+    return Session(Exported(proto, {}), Settings()).run(feed or {})
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def _hand_over(
+    proto: onnx.ModelProto, weights: Mapping[str, Stored], options: Any
+) -> tuple[onnx.ModelProto, list[Any]]:
+    """Give a session its weights beside the message; return the message and what must stay alive.
+
+    Types that onnxruntime's Python API cannot take (elements below a byte) go into a copy of the
+    message.
+    """
+    values: dict[str, Any] = {}
+    inline: list[str] = []
+    for name, stored in weights.items():
+        value = _ort_value(stored)
+        if value is None:
+            inline.append(name)
+        else:
+            values[name] = value
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    if inline:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        for tensor in copy.graph.initializer:
+            if tensor.name in inline:
+                tensor.ClearField("external_data")
+                tensor.ClearField("data_location")
+                tensor.raw_data = weights[tensor.name].raw.tobytes()
+        proto = copy
+    return proto, list(values.values())
+
+
+def _ort_value(stored: Stored) -> Any:
+    """Return weights as a value that shares their memory where it is aligned; None if it cannot."""
+    raw = stored.raw
+    if raw.ctypes.data % ALIGNMENT or not raw.flags.writeable:
+        raw = aligned(raw)
+    make = _ort().OrtValue
+    if stored.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1):
+        return None
+    if stored.dtype.kind in "fiub" and stored.dtype.isbuiltin == 1:
+        return make.ortvalue_from_numpy(raw.view(stored.dtype).reshape(stored.shape))
+    bits = np.dtype(f"u{stored.dtype.itemsize}")
+    return make.ortvalue_from_numpy_with_onnx_type(
+        raw.view(bits).reshape(stored.shape), stored.data_type
+    )
+
+
+def aligned(raw: np.ndarray) -> np.ndarray:
+    """Return a copy of bytes at an aligned address."""
+    room = np.empty(raw.nbytes + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    copy = room[start : start + raw.nbytes]
+    copy[:] = raw
+    return copy
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall times of one session among others that took turns with it, in seconds."""
+
+    minimum: float
+    median: float
+    spread: float
+    runs: int
+
+
+def interleave(
+    sessions: Sequence[Session], feed: Mapping[str, Any], seconds: float = 1.0, rounds: int = 200
+) -> list[Timing]:
+    """Time sessions in turn, so that a change of the machine's pace hits all of them alike.
+
+    Args:
+        sessions: What to time; the order is reversed in every other round.
+        feed: One set of inputs.
+        seconds: Stop after about this long, with at least 5 rounds.
+        rounds: Stop after that many rounds.
+    """
+    for session in sessions:
+        session.run(feed)
+    times: list[list[float]] = [[] for _ in sessions]
+    end = time.perf_counter() + seconds
+    done = 0
+    while done < 5 or (done < rounds and time.perf_counter() < end):
+        order = range(len(sessions)) if done % 2 == 0 else reversed(range(len(sessions)))
+        for i in order:
+            times[i].append(sessions[i].seconds(feed))
+        done += 1
+    return [
+        Timing(
+            float(np.min(t)),
+            float(np.median(t)),
+            float(np.percentile(t, 90) - np.percentile(t, 10)),
+            len(t),
+        )
+        for t in times
+    ]
