@@ -16,6 +16,10 @@ def _always(edit_id: str) -> bool:
     return True
 
 
+def _forget(edit_id: str) -> None:
+    return None
+
+
 def _quiet(done: float) -> None:
     return None
 
@@ -32,9 +36,12 @@ class Context:
         threads: How many threads onnxruntime may use.
         allow: Asked with a stable id (`conv_bn@/layer1/bn`) right before each edit; where it
             says False the edit must not be made. This is how a wrong edit is found and undone.
+        retract: Told the id of an edit that was allowed but was not made after all.
         progress: Told how much of the pass is done, 0 to 1.
         notes: A pass appends what the report should say.
         untouched: A pass sets name -> reason for what it had to leave alone.
+        evidence: A pass sets what its proof beyond parity found, for the JSON report: a
+            `certificate`, say.
     """
 
     calibration: Samples | None = None
@@ -42,9 +49,11 @@ class Context:
     seed: int = 0
     threads: int = 1
     allow: Callable[[str], bool] = _always
+    retract: Callable[[str], None] = _forget
     progress: Callable[[float], None] = _quiet
     notes: list[str] = field(default_factory=list)
     untouched: dict[str, str] = field(default_factory=dict)
+    evidence: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,10 @@ def _try(
         label = edit_id(rule.name, path, node)
         around = _around(node)
         size = len(graph.nodes)
-        if not ctx.allow(label) or not rule.rewrite(graph, node):
+        if not ctx.allow(label):
+            continue
+        if not rule.rewrite(graph, node):
+            ctx.retract(label)
             continue
         fired += 1
         for n in (*around, *_around(node), *graph.nodes[size:]):

@@ -1,0 +1,165 @@
+"""The whole job: load, run passes, prove, time, write, report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from onnxopt import __version__, latency, pipeline, report, spec
+from onnxopt.errors import OutputError, SlowerError, SpecError
+from onnxopt.model import Exported, Model, files
+from onnxopt.proof import Terms
+from onnxopt.samples import Preprocess, Samples, open_samples
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from onnxopt.base import Pass
+    from onnxopt.pipeline import Progress, Run, Step
+
+    Source = str | os.PathLike[str] | onnx.ModelProto | Model
+    Calibration = str | os.PathLike[str] | Samples | Iterable[Mapping[str, np.ndarray]]
+
+TARGETS = ("portable", "ort-cpu")
+
+TIMED = 1.5
+"""Seconds to spend on timing the two models in turn."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out.
+
+    Attributes:
+        exported: The optimized model as messages, its large weights beside them.
+        steps: One a pass.
+        report: The same as `--json` prints.
+    """
+
+    exported: Exported
+    steps: tuple[Step, ...]
+    report: dict[str, Any]
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The optimized model as one message.
+
+        Raises:
+            ModelError: It is larger than 2 GiB: read the file instead.
+        """
+        return self.exported.whole()
+
+
+def optimize(
+    model: Source,
+    passes: str | tuple[Pass, ...] = "clean,fuse",
+    calibration: Calibration | None = None,
+    output: str | os.PathLike[str] | None = None,
+    max_drop: float = 0.01,
+    metric: str | None = None,
+    target: str = "portable",
+    seed: int = 0,
+    *,
+    threads: int = 1,
+    preprocess: str | Preprocess | None = None,
+    custom_ops: Iterable[str] = (),
+    require_proof: bool | None = None,
+    allow_synthetic: bool = False,
+    allow_slower: bool = False,
+    external_data: bool = False,
+    timing: bool = True,
+    progress: Progress = pipeline.quiet,
+) -> Result:
+    """Make a model smaller and faster, and prove that it still does the same job.
+
+    Args:
+        model: A path, an `onnx.ModelProto` or an `onnxopt.Model`; never changed.
+        passes: Pipeline text, as `"clean,fuse"`, or passes.
+        calibration: Any source of samples, see `onnxopt.samples.open_samples`. Some of them are
+            held out for the proof. Without samples, inputs are drawn from the interface; only
+            exact passes do with that.
+        output: Where to write; may be the source's own path. None keeps the result in memory.
+        max_drop: How far the score may fall, for lossy passes.
+        metric: Name of a score, `module:function`, or None to choose by the outputs.
+        target: `portable`, or `ort-cpu` for what only onnxruntime on this CPU gains from.
+        seed: Seeds everything random.
+        threads: Threads of onnxruntime.
+        preprocess: How image files become inputs.
+        custom_ops: Libraries of custom operators for onnxruntime.
+        require_proof: Refuse where outputs cannot be compared; None: lossy passes refuse.
+        allow_synthetic: Let lossy passes do without real samples.
+        allow_slower: Write even what measures slower than the source.
+        external_data: Keep large weights in a file beside the model.
+        timing: Whether to measure latency; without, a slower result is not noticed.
+        progress: Told what is being done.
+
+    Raises:
+        InputError: The model, the samples, the pipeline or the output path are wrong.
+        ProofError: The result may not be written: it is not equal, not good enough, not proven,
+            or slower.
+        PassError: A pass is broken.
+    """
+    start = time.perf_counter()
+    if target not in TARGETS:
+        raise SpecError(f"target {target!r} is unknown; there are: {', '.join(TARGETS)}")
+    chosen = spec.complete(spec.parse(passes) if isinstance(passes, str) else tuple(passes))
+    destination = None if output is None else _destination(output)
+    loaded = _load(model)
+    samples = _samples(loaded, calibration, preprocess)
+    terms = Terms(max_drop, metric, threads, tuple(custom_ops), seed)
+    job = pipeline.Job(chosen, terms, target, require_proof, allow_synthetic, progress)
+    run = pipeline.run(loaded, job, samples)
+    times = _times(run, progress) if timing else None
+    if times is not None and times.slower and not allow_slower:
+        raise SlowerError(
+            f"the result takes {times.ratio:.2f} times as long as the source, so nothing is"
+            " written; leave out the pass that costs, or give --allow-slower"
+        )
+    if destination is not None:
+        files.write(destination, run.result.proto, run.result.weights, external_data)
+    seconds = time.perf_counter() - start
+    found = report.build(run, times, __version__, loaded.path, destination, seconds)
+    return Result(run.result, run.steps, found)
+
+
+def _load(model: Source) -> Model:
+    if isinstance(model, Model):
+        return model
+    return Model.from_proto(model) if isinstance(model, onnx.ModelProto) else Model.load(model)
+
+
+def _samples(
+    model: Model, calibration: Calibration | None, preprocess: str | Preprocess | None
+) -> Samples | None:
+    if calibration is None:
+        return None
+    if isinstance(preprocess, str):
+        preprocess = Preprocess.parse(preprocess)
+    return open_samples(calibration, model.export().inputs, preprocess=preprocess)
+
+
+def _destination(output: str | os.PathLike[str]) -> Path:
+    """Refuse before any work what could not be written after it."""
+    path = Path(output)
+    if path.is_dir():
+        raise OutputError(f"{path} is a directory; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"cannot write {path}: the folder may not be written to")
+    return path
+
+
+def _times(run: Run, progress: Progress) -> latency.Latency | None:
+    feed = run.proof.first_feed()
+    if feed is None:
+        return None
+    progress("timing", 0.0)
+    settings = run.proof.terms.settings(True)
+    return latency.measure(run.source, run.result, feed, settings, TIMED)

@@ -1,0 +1,173 @@
+"""Scores that lossy passes are held to: higher is better, one score a sample."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from onnxopt.errors import SpecError
+from onnxopt.parity import Outputs, flat, is_float
+
+Score = Callable[[Outputs, Outputs, "np.ndarray | None"], float]
+"""(outputs, outputs of the source model, label) -> score of one sample."""
+
+MOST_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score and how it is called."""
+
+    name: str
+    score: Score
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A score over all hold-out samples, compared with the source's.
+
+    Attributes:
+        metric: Its name.
+        value: Mean score.
+        drop: Mean score of the source less `value`; negative where the model got better.
+        error: Half width of the 95 % confidence interval of the drop.
+        samples: How many samples were scored.
+    """
+
+    metric: str
+    value: float
+    drop: float
+    error: float
+    samples: int
+
+
+def accuracy(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
+    """Share of rows whose largest class score is at the label."""
+    best = _scores(outputs).argmax(-1)
+    return float(np.mean(best.reshape(-1) == np.asarray(label).reshape(-1)))
+
+
+def expected_accuracy(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
+    """Accuracy to expect if the source's own probabilities are right.
+
+    The mean over rows of p(argmax of the outputs), p the source's probabilities: a flip between
+    near ties costs next to nothing, one against a certain class costs it all.
+    """
+    p = _probabilities(_scores(reference))
+    best = _scores(outputs).argmax(-1)
+    return float(np.mean(np.take_along_axis(p, best[..., None], -1)))
+
+
+def cosine(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
+    """Mean over float outputs of the cosine with the source's."""
+    found = []
+    for want, got in _pairs(outputs, reference):
+        size = np.linalg.norm(want) * np.linalg.norm(got)
+        found.append(1.0 if np.array_equal(want, got) else float(want @ got / size) if size else 0.0)
+    return float(np.mean(found)) if found else 1.0
+
+
+def sqnr(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
+    """Mean over float outputs of 1 - noise power / signal power; 0.99 is 20 dB."""
+    found = []
+    for want, got in _pairs(outputs, reference):
+        noise, signal = float(np.sum((got - want) ** 2)), float(np.sum(want**2))
+        found.append(1.0 if noise == 0 else 1 - noise / signal if signal else 0.0)
+    return float(np.mean(found)) if found else 1.0
+
+
+METRICS: dict[str, Score] = {
+    "accuracy": accuracy,
+    "expected-accuracy": expected_accuracy,
+    "cosine": cosine,
+    "sqnr": sqnr,
+}
+
+
+def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
+    """Return the metric called `name`, a `module:function`, or what fits the outputs.
+
+    With labels and class scores (a float output of shape (rows, classes)): accuracy. With class
+    scores alone: expected accuracy. Else: cosine.
+
+    Raises:
+        SpecError: No metric has that name, or it needs labels and there are none.
+    """
+    if name is None:
+        if _find_scores(outputs) is None:
+            return Metric("cosine", cosine)
+        chosen = "accuracy" if labelled else "expected-accuracy"
+        return Metric(chosen, METRICS[chosen])
+    if ":" in name:
+        return Metric(name, _imported(name))
+    if name not in METRICS:
+        near = get_close_matches(name, METRICS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(METRICS)}"
+        raise SpecError(f"no metric is named {name!r}; {hint} (or give module:function)")
+    if name == "accuracy" and not labelled:
+        raise SpecError("metric 'accuracy' needs labels: put an array `labels` into the samples")
+    if name in ("accuracy", "expected-accuracy") and _find_scores(outputs) is None:
+        raise SpecError(f"metric {name!r} needs an output of shape (rows, classes); there is none")
+    return Metric(name, METRICS[name])
+
+
+def summarize(metric: str, source: list[float], scores: list[float]) -> Verdict:
+    """Return the mean, its drop from the source's, and the interval of the drop."""
+    drops = np.asarray(source) - np.asarray(scores)
+    n = len(scores)
+    error = 1.96 * float(np.std(drops, ddof=1)) / n**0.5 if n > 1 else float("inf")
+    return Verdict(metric, float(np.mean(scores)), float(np.mean(drops)), error, n)
+
+
+def _imported(name: str) -> Score:
+    module, _, function = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as e:
+        raise SpecError(f"metric {name!r} cannot be imported: {e}") from e
+    finally:
+        sys.path.remove(os.getcwd())
+    score: Score = found
+    return score
+
+
+def _find_scores(outputs: Outputs) -> np.ndarray | None:
+    for _, value in flat(outputs):
+        if is_float(value) and value.ndim == 2 and 2 <= value.shape[1] <= MOST_CLASSES:
+            return value
+    return None
+
+
+def _scores(outputs: Outputs) -> np.ndarray:
+    found = _find_scores(outputs)
+    assert found is not None  # `choose` has looked
+    return found.astype(np.float64)
+
+
+def _probabilities(scores: np.ndarray) -> np.ndarray:
+    """Return scores that are probabilities as they are, others through softmax."""
+    if (scores >= 0).all() and np.allclose(scores.sum(-1), 1, atol=1e-3):
+        return scores
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.asarray(e / e.sum(-1, keepdims=True))
+
+
+def _pairs(outputs: Outputs, reference: Outputs) -> list[tuple[np.ndarray, np.ndarray]]:
+    theirs = dict(flat(outputs))
+    found = []
+    for name, value in flat(reference):
+        if is_float(value) and name in theirs and theirs[name].shape == value.shape:
+            want, got = (v.astype(np.float64).reshape(-1) for v in (value, theirs[name]))
+            finite = np.isfinite(want)
+            found.append((want[finite], np.where(np.isfinite(got), got, 0)[finite]))
+        elif is_float(value):
+            found.append((np.ones(1), np.zeros(1)))
+    return found

@@ -1,0 +1,192 @@
+"""How far the outputs of two models are apart, and how far rounding alone puts them.
+
+The drift of a float output is max over slices of |got - want| / scale, where a slice is one index
+of one axis (a channel, a class, a box coordinate) and its scale the largest |want| in it, at least
+a thousandth of the whole tensor's. So an output that joins boxes of hundreds of pixels and scores
+below one is judged on both. Of integers, booleans and strings the drift is the share that differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+Outputs = dict[str, Any]
+
+SMALL = 1e-6
+"""Below this magnitude a tensor counts as zero and drift is absolute."""
+
+SLICE = 1e-3
+"""Smallest scale of a slice, relative to its tensor's."""
+
+MARGIN = 16.0
+"""Times the noise floor that an exact pass may add; reordering sums is noise of the same kind."""
+
+ROUNDING = {"float64": 128 * 2.0**-23, "float32": 128 * 2.0**-23, "float16": 8 * 2.0**-10}
+"""Drift by rounding where the noise floor happens to be zero. float64 outputs are often casts."""
+
+COARSE = 8 * 2.0**-7
+"""The same for bfloat16 and narrower."""
+
+MOST_SLICES = 4096
+"""Axes longer than this are not looked at index by index."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What differs in one output.
+
+    Attributes:
+        output: Its name; elements of sequences and maps have theirs behind it.
+        drift: See the module; infinite where shapes, types, NaN or Inf positions differ.
+        largest: The largest absolute difference.
+        why: In words, for messages; empty where nothing differs.
+    """
+
+    output: str
+    drift: float
+    largest: float = 0.0
+    why: str = ""
+
+
+def compare(want: Outputs, got: Outputs) -> dict[str, Difference]:
+    """Compare the outputs of two runs on one sample, name by name."""
+    found: dict[str, Difference] = {}
+    theirs = dict(flat(got))
+    for name, value in flat(want):
+        if name not in theirs:
+            found[name] = Difference(name, np.inf, np.inf, "is missing")
+        else:
+            found[name] = _difference(name, value, theirs.pop(name))
+    for name in theirs:
+        found[name] = Difference(name, np.inf, np.inf, "is new")
+    return found
+
+
+def flat(outputs: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield all arrays in outputs, those in sequences and maps too, with their names."""
+    for name, value in outputs.items():
+        if isinstance(value, dict):
+            yield from flat({f"{name}[{k!r}]": v for k, v in value.items()})
+        elif isinstance(value, (list, tuple)):
+            yield f"{name}.length", np.asarray(len(value))
+            yield from flat({f"{name}[{i}]": v for i, v in enumerate(value)})
+        else:
+            yield name, np.asarray(value)
+
+
+def _difference(name: str, want: np.ndarray, got: np.ndarray) -> Difference:
+    if want.shape != got.shape:
+        why = f"has shape {list(got.shape)}, not {list(want.shape)}"
+        return Difference(name, np.inf, np.inf, why)
+    if want.dtype != got.dtype:
+        return Difference(name, np.inf, np.inf, f"has dtype {got.dtype}, not {want.dtype}")
+    if want.size == 0:
+        return Difference(name, 0.0)
+    if is_float(want):
+        return _float_difference(name, want, got)
+    share = float(np.mean(want != got))
+    return Difference(name, share, share, f"{share:.2%} of its elements differ" if share else "")
+
+
+def is_float(array: np.ndarray) -> bool:
+    """Whether elements are floats, those of ml_dtypes included."""
+    return array.dtype.kind in "fc" or (array.dtype.kind == "V" and "float" in array.dtype.name)
+
+
+def _float_difference(name: str, want: np.ndarray, got: np.ndarray) -> Difference:
+    wide = np.complex128 if want.dtype.kind == "c" else np.float64
+    a, b = want.astype(wide), got.astype(wide)
+    finite = np.isfinite(a)
+    same = np.isnan(a) == np.isnan(b)
+    same &= np.isfinite(b) == finite
+    infinite = ~finite & ~np.isnan(a)
+    if not same.all() or not np.array_equal(a[infinite], b[infinite]):
+        return Difference(name, np.inf, np.inf, "has NaN or Inf in other places")
+    error = np.abs(np.where(finite, b, 0) - np.where(finite, a, 0))
+    size = np.abs(np.where(finite, a, 0))
+    largest = float(error.max())
+    if largest == 0.0:
+        return Difference(name, 0.0)
+    drift = _relative(error, size)
+    return Difference(name, drift, largest, f"is off by {drift:.2g} of its scale")
+
+
+def _relative(error: np.ndarray, size: np.ndarray) -> float:
+    whole = max(float(size.max()), SMALL)
+    worst = float(error.max()) / whole
+    if error.ndim < 2:
+        return worst
+    for axis in range(error.ndim):
+        if 1 < error.shape[axis] <= MOST_SLICES:
+            others = tuple(i for i in range(error.ndim) if i != axis)
+            scale = np.maximum(size.max(axis=others), max(SLICE * whole, SMALL))
+            worst = max(worst, float((error.max(axis=others) / scale).max()))
+    return worst
+
+
+def rounding(array: np.ndarray) -> float:
+    """Return the drift that rounding may cause in an output where nothing else is known."""
+    if not is_float(array):
+        return 0.0
+    return ROUNDING.get(array.dtype.name, COARSE)
+
+
+class Tolerance:
+    """How far outputs of an exact rewrite may be from their reference.
+
+    The limit of an output is `MARGIN` times its noise floor, the drift between the same model run
+    as it is written and run with all of onnxruntime's optimizations; at least `rounding`.
+    Integers may differ in no more places than they do between these two.
+
+    Attributes:
+        floors: The noise floor of each output.
+        skipped: Outputs that differ from run to run (unseeded random operators): not compared.
+    """
+
+    def __init__(self, least: float = 0.0) -> None:
+        self.floors: dict[str, float] = {}
+        self.skipped: set[str] = set()
+        self.least = least
+
+    def learn(self, written: Outputs, optimized: Outputs) -> None:
+        """Take in one sample's outputs of the reference at both levels."""
+        for name, difference in compare(written, optimized).items():
+            floor = difference.drift if np.isfinite(difference.drift) else 0.0
+            self.floors[name] = max(self.floors.get(name, 0.0), floor)
+
+    def learn_random(self, once: Outputs, again: Outputs) -> None:
+        """Take in two runs of the same session on one sample."""
+        for name, difference in compare(once, again).items():
+            if difference.drift > 0:
+                self.skipped.add(name)
+
+    def limit(self, name: str, want: np.ndarray | None) -> float:
+        """Return the largest drift allowed."""
+        floor = MARGIN * self.floors.get(name, 0.0)
+        if want is None:
+            return floor
+        return max(floor, rounding(want), self.least if is_float(want) else 0.0)
+
+    @property
+    def floor(self) -> float:
+        """The largest noise floor of all outputs."""
+        return max(self.floors.values(), default=0.0)
+
+    def breach(self, want: Outputs, got: Outputs) -> tuple[float, Difference | None]:
+        """Return the largest drift, and the first output that is over its limit."""
+        arrays = dict(flat(want))
+        worst, guilty = 0.0, None
+        for name, difference in compare(want, got).items():
+            if name in self.skipped:
+                continue
+            worst = max(worst, difference.drift)
+            over = difference.drift > self.limit(name, arrays.get(name))
+            if over and guilty is None:
+                guilty = difference
+        return worst, guilty
