@@ -1,9 +1,10 @@
 """How far the outputs of two models are apart, and how far rounding alone puts them.
 
-The drift of a float output is max over slices of |got - want| / scale, where a slice is one index
-of one axis (a channel, a class, a box coordinate) and its scale the largest |want| in it, at least
-a thousandth of the whole tensor's. So an output that joins boxes of hundreds of pixels and scores
-below one is judged on both. Of integers, booleans and strings the drift is the share that differs.
+The drift of a float output is max |got - want| / max |want|. Its *slice drift* is the largest drift
+of one index of one axis (a channel, a class, a box coordinate), where a slice's own max |want|
+counts, at least a thousandth of the tensor's: so an output that joins boxes of hundreds of pixels
+and scores below one is judged on both. Of integers, booleans and strings both are the share of
+elements that differ.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ class Difference:
     Attributes:
         output: Its name; elements of sequences and maps have theirs behind it.
         drift: See the module; infinite where shapes, types, NaN or Inf positions differ.
+        slice_drift: The same, slice by slice.
         largest: The largest absolute difference.
         why: In words, for messages; empty where nothing differs.
     """
 
     output: str
     drift: float
+    slice_drift: float = 0.0
     largest: float = 0.0
     why: str = ""
 
@@ -60,11 +63,11 @@ def compare(want: Outputs, got: Outputs) -> dict[str, Difference]:
     theirs = dict(flat(got))
     for name, value in flat(want):
         if name not in theirs:
-            found[name] = Difference(name, np.inf, np.inf, "is missing")
+            found[name] = Difference(name, np.inf, np.inf, np.inf, "is missing")
         else:
             found[name] = _difference(name, value, theirs.pop(name))
     for name in theirs:
-        found[name] = Difference(name, np.inf, np.inf, "is new")
+        found[name] = Difference(name, np.inf, np.inf, np.inf, "is new")
     return found
 
 
@@ -83,15 +86,15 @@ def flat(outputs: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
 def _difference(name: str, want: np.ndarray, got: np.ndarray) -> Difference:
     if want.shape != got.shape:
         why = f"has shape {list(got.shape)}, not {list(want.shape)}"
-        return Difference(name, np.inf, np.inf, why)
+        return Difference(name, np.inf, np.inf, np.inf, why)
     if want.dtype != got.dtype:
-        return Difference(name, np.inf, np.inf, f"has dtype {got.dtype}, not {want.dtype}")
+        return Difference(name, np.inf, np.inf, np.inf, f"has dtype {got.dtype}, not {want.dtype}")
     if want.size == 0:
         return Difference(name, 0.0)
     if is_float(want):
         return _float_difference(name, want, got)
     share = float(np.mean(want != got))
-    return Difference(name, share, share, f"{share:.2%} of its elements differ" if share else "")
+    return Difference(name, share, share, share, f"{share:.2%} of its elements differ" if share else "")
 
 
 def is_float(array: np.ndarray) -> bool:
@@ -107,21 +110,19 @@ def _float_difference(name: str, want: np.ndarray, got: np.ndarray) -> Differenc
     same &= np.isfinite(b) == finite
     infinite = ~finite & ~np.isnan(a)
     if not same.all() or not np.array_equal(a[infinite], b[infinite]):
-        return Difference(name, np.inf, np.inf, "has NaN or Inf in other places")
+        return Difference(name, np.inf, np.inf, np.inf, "has NaN or Inf in other places")
     error = np.abs(np.where(finite, b, 0) - np.where(finite, a, 0))
     size = np.abs(np.where(finite, a, 0))
     largest = float(error.max())
     if largest == 0.0:
         return Difference(name, 0.0)
-    drift = _relative(error, size)
-    return Difference(name, drift, largest, f"is off by {drift:.2g} of its scale")
-
-
-def _relative(error: np.ndarray, size: np.ndarray) -> float:
     whole = max(float(size.max()), SMALL)
+    drift, sliced = largest / whole, _sliced(error, size, whole)
+    return Difference(name, drift, sliced, largest, f"is off by {drift:.2g} of its scale")
+
+
+def _sliced(error: np.ndarray, size: np.ndarray, whole: float) -> float:
     worst = float(error.max()) / whole
-    if error.ndim < 2:
-        return worst
     for axis in range(error.ndim):
         if 1 < error.shape[axis] <= MOST_SLICES:
             others = tuple(i for i in range(error.ndim) if i != axis)
@@ -145,20 +146,21 @@ class Tolerance:
     Integers may differ in no more places than they do between these two.
 
     Attributes:
-        floors: The noise floor of each output.
+        floors: The noise floor of each output: drift and slice drift.
         skipped: Outputs that differ from run to run (unseeded random operators): not compared.
     """
 
-    def __init__(self, least: float = 0.0) -> None:
-        self.floors: dict[str, float] = {}
+    def __init__(self) -> None:
+        self.floors: dict[str, tuple[float, float]] = {}
         self.skipped: set[str] = set()
-        self.least = least
 
     def learn(self, written: Outputs, optimized: Outputs) -> None:
         """Take in one sample's outputs of the reference at both levels."""
         for name, difference in compare(written, optimized).items():
-            floor = difference.drift if np.isfinite(difference.drift) else 0.0
-            self.floors[name] = max(self.floors.get(name, 0.0), floor)
+            if np.isfinite(difference.drift):
+                a, b = self.floors.get(name, (0.0, 0.0))
+                floor = (max(a, difference.drift), max(b, difference.slice_drift))
+                self.floors[name] = floor
 
     def learn_random(self, once: Outputs, again: Outputs) -> None:
         """Take in two runs of the same session on one sample."""
@@ -166,17 +168,18 @@ class Tolerance:
             if difference.drift > 0:
                 self.skipped.add(name)
 
-    def limit(self, name: str, want: np.ndarray | None) -> float:
-        """Return the largest drift allowed."""
-        floor = MARGIN * self.floors.get(name, 0.0)
-        if want is None:
-            return floor
-        return max(floor, rounding(want), self.least if is_float(want) else 0.0)
+    def allows(self, difference: Difference, want: np.ndarray | None) -> bool:
+        """Whether rounding explains a difference from `want`."""
+        least = 0.0 if want is None else rounding(want)
+        drift, sliced = self.floors.get(difference.output, (0.0, 0.0))
+        return difference.drift <= max(MARGIN * drift, least) and (
+            difference.slice_drift <= max(MARGIN * sliced, least)
+        )
 
     @property
     def floor(self) -> float:
         """The largest noise floor of all outputs."""
-        return max(self.floors.values(), default=0.0)
+        return max((drift for drift, _ in self.floors.values()), default=0.0)
 
     def breach(self, want: Outputs, got: Outputs) -> tuple[float, Difference | None]:
         """Return the largest drift, and the first output that is over its limit."""
@@ -186,7 +189,6 @@ class Tolerance:
             if name in self.skipped:
                 continue
             worst = max(worst, difference.drift)
-            over = difference.drift > self.limit(name, arrays.get(name))
-            if over and guilty is None:
+            if guilty is None and not self.allows(difference, arrays.get(name)):
                 guilty = difference
         return worst, guilty

@@ -175,7 +175,7 @@ RULES: tuple[Rule, ...] = (
     Rule("identity", ("Identity",), _dropping(_always)),
     Rule("dropout", ("Dropout",), _dropping(_dropout)),
     Rule("noop_cast", ("Cast",), _dropping(_cast)),
-    Rule("noop_cast", ("CastLike",), _dropping(_cast_like)),
+    Rule("noop_cast_like", ("CastLike",), _dropping(_cast_like)),
     Rule("noop_transpose", ("Transpose",), _dropping(_transpose)),
     Rule("noop_slice", ("Slice",), _dropping(_slice)),
     Rule("noop_pad", ("Pad",), _dropping(_pad)),

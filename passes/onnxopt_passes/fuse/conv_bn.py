@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 
+EPSILON = float(np.float32(1e-5))
+"""The default; attributes are float32, which shows in a float64 model."""
+
+
 def fuse_conv_bn(graph: gs.Graph, bn: gs.Node) -> bool:
     """Fold an inference-mode BatchNormalization into the layer that alone feeds it."""
     layer = layers.feeding(graph, bn.inputs[0])
@@ -33,7 +37,7 @@ def fuse_conv_bn(graph: gs.Graph, bn: gs.Node) -> bool:
     if any(p.dtype != layer.dtype or p.shape != (layer.channels,) for p in params):
         return False
     scale, beta, mean, var = (p.astype(np.float64) for p in params)
-    epsilon = match.attribute(bn, "epsilon", 1e-5)
+    epsilon = match.attribute(bn, "epsilon", EPSILON)
     if not isinstance(epsilon, float) or epsilon < 0 or (var < 0).any():
         return False
 
