@@ -74,6 +74,7 @@ def optimize(
     allow_slower: bool = False,
     external_data: bool = False,
     timing: bool = True,
+    pass_timeout: float = 1800.0,
     progress: Progress = pipeline.quiet,
 ) -> Result:
     """Make a model smaller and faster, and prove that it still does the same job.
@@ -97,6 +98,7 @@ def optimize(
         allow_slower: Write even what measures slower than the source.
         external_data: Keep large weights in a file beside the model.
         timing: Whether to measure latency; without, a slower result is not noticed.
+        pass_timeout: Seconds after which a pass is taken to loop.
         progress: Told what is being done.
 
     Raises:
@@ -113,7 +115,9 @@ def optimize(
     loaded = _load(model)
     samples = _samples(loaded, calibration, preprocess)
     terms = Terms(max_drop, metric, threads, tuple(custom_ops), seed)
-    job = pipeline.Job(chosen, terms, target, require_proof, allow_synthetic, progress)
+    job = pipeline.Job(
+        chosen, terms, target, require_proof, allow_synthetic, pass_timeout, progress
+    )
     run = pipeline.run(loaded, job, samples)
     times = _times(run, progress) if timing else None
     if times is not None and times.slower and not allow_slower:

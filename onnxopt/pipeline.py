@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from onnxopt import bisect, cost, spec
 from onnxopt.base import Context
+from onnxopt.deadline import TimeUpError, deadline
 from onnxopt.errors import (
     BudgetError,
     OnnxoptError,
@@ -49,6 +50,7 @@ class Job:
         target: `portable` or `ort-cpu`.
         require_proof: Refuse where nothing can be compared; None: lossy passes refuse.
         allow_synthetic: Let lossy passes do with drawn inputs.
+        pass_timeout: Seconds after which a pass is taken to loop.
         progress: Told what is going on.
     """
 
@@ -57,6 +59,7 @@ class Job:
     target: str = "portable"
     require_proof: bool | None = None
     allow_synthetic: bool = False
+    pass_timeout: float = 1800.0
     progress: Progress = quiet
 
 
@@ -237,8 +240,14 @@ class _Attempt:
         copy = Model.from_exported(self.before, model.path)
         start = time.perf_counter()
         try:
-            self.edits = self.item.run(copy, self.context)
-            after = copy.export()
+            with deadline(self.job.pass_timeout):
+                self.edits = self.item.run(copy, self.context)
+                after = copy.export()
+        except TimeUpError:
+            limit = f"{self.job.pass_timeout:g} s"
+            raise PassError(
+                f"pass {self.item.name!r} is not done after {limit}; nothing is written"
+            ) from None
         except (SamplesError, ParityError, BudgetError, UnprovenError):
             raise
         except OnnxoptError as e:

@@ -151,26 +151,42 @@ def _hand_over(
     Types that onnxruntime's Python API cannot take (elements below a byte) go into a copy of the
     message.
     """
-    values: dict[str, Any] = {}
-    inline: list[str] = []
-    for name, stored in weights.items():
-        value = _ort_value(stored)
-        if value is None:
-            inline.append(name)
-        else:
-            values[name] = value
-    if values:
-        options.add_external_initializers(list(values), list(values.values()))
-    if inline:
+    used = _used(proto.graph)
+    values = {name: _ort_value(stored) for name, stored in weights.items() if name in used}
+    handed = {name: value for name, value in values.items() if value is not None}
+    if handed:
+        options.add_external_initializers(list(handed), list(handed.values()))
+    if len(handed) < len(weights):
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)
-        for tensor in copy.graph.initializer:
-            if tensor.name in inline:
-                tensor.ClearField("external_data")
-                tensor.ClearField("data_location")
-                tensor.raw_data = weights[tensor.name].raw.tobytes()
+        del copy.graph.initializer[:]
+        for tensor in proto.graph.initializer:
+            if tensor.name in weights and tensor.name not in used:
+                continue  # onnxruntime drops it, and then misses it
+            added = copy.graph.initializer.add()
+            added.CopyFrom(tensor)
+            if tensor.name in weights and tensor.name not in handed:
+                added.ClearField("external_data")
+                added.ClearField("data_location")
+                added.raw_data = weights[tensor.name].raw.tobytes()
         proto = copy
-    return proto, list(values.values())
+    return proto, list(handed.values())
+
+
+def _used(graph: onnx.GraphProto) -> set[str]:
+    """Return all names that nodes read or graphs return, bodies included."""
+    names: set[str] = set()
+    stack = [graph]
+    while stack:
+        g = stack.pop()
+        names.update(v.name for v in g.output)
+        for node in g.node:
+            names.update(node.input)
+            for a in node.attribute:
+                if a.type == onnx.AttributeProto.GRAPH:
+                    stack.append(a.g)
+                stack.extend(a.graphs)
+    return names
 
 
 def _ort_value(stored: Stored) -> Any:

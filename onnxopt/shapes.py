@@ -3,13 +3,18 @@
 `infer` runs onnx's shape inference and leaves what it finds on the tensors, as `inferred`: it is
 never written to the file. `dims` and `dtype` read it, `elements` follows shape arithmetic
 (Shape, Gather, Concat, ...) back to the dimensions that it is made of.
+
+Only the inputs of the main graph and the constants are believed. The shapes that a file lists for
+everything else are often stale (a batch made dynamic by editing the inputs alone), so inference
+does not see them.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -21,7 +26,7 @@ from onnxopt.model import ir
 from onnxopt.model.interface import dims_of, numpy_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from onnxopt.model import Model
 
@@ -31,85 +36,159 @@ MAX_ELEMENTS = 64
 DEPTH = 32
 """Longest chain of nodes that is followed."""
 
+INFERRED = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training"})
+"""Domains whose ops onnx has shape inference for."""
+
+WHOLE = (np.dtype(np.int64), np.dtype(np.int32))
+"""Types of shape arithmetic."""
+
+VAGUE = frozenset({"?", "-1", "none", "any", "dynamic", "unk", "unknown", "undefined"})
+"""Symbols that exporters give to every dimension they do not know: one name, many sizes."""
+
 
 @dataclass(frozen=True)
 class Axis:
-    """A dimension whose size is known only when the model runs.
+    """An element of shape arithmetic whose value is known only when the model runs.
 
     Attributes:
-        key: What it is: a symbol (`"batch"`), or the tensor's id and the axis. Two axes with one
-            key have the same size.
+        key: What it is: a symbol (`"batch"`), or the tensor's id and the axis; for an element
+            that was computed, the tensor's id and -1 minus its index. Two with one key are equal.
     """
 
     key: str | tuple[int, int]
 
 
-Element = int | Axis
+Element: TypeAlias = "int | Axis"
 """One element of a shape tensor."""
+
+Elements: TypeAlias = "list[Element] | None"
 
 
 def infer(model: Model) -> None:
     """Find types and shapes of all tensors by onnx's shape inference, and leave them there.
 
-    What inference cannot find stays unknown; a model that it cannot read at all keeps only what
-    its file says.
+    What inference cannot find has no shape afterwards, and the type that the file says.
     """
     exported, names = model.export_named()
+    proto = exported.proto
+    _forget(proto)
     try:
-        proto = shape_inference.infer_shapes(exported.proto, data_prop=True)
+        found = shape_inference.infer_shapes(proto, data_prop=True).graph
     except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError):
-        return
-    _annotate(model.graph, proto.graph, names)
+        found = onnx.GraphProto(input=proto.graph.input)
+    _annotate(model.graph, found, names)
+    for function in model.graph.functions:
+        _annotate(function, onnx.GraphProto(), names)
+
+
+def _forget(proto: onnx.ModelProto) -> None:
+    """Drop what inference must not believe."""
+    graph = proto.graph
+    if proto.ir_version >= 4:  # a caller may override these
+        fed = {v.name for v in graph.input}
+        kept = [t for t in graph.initializer if t.name not in fed]
+        if len(kept) < len(graph.initializer):
+            del graph.initializer[:]
+            graph.initializer.extend(kept)
+    for value in graph.input:
+        for dim in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
+            if dim.dim_value < 0 or dim.dim_param.lower() in VAGUE:
+                dim.Clear()
+    local = {(f.domain, f.name) for f in proto.functions}
+    for function in proto.functions:
+        function.ClearField("value_info")
+    stack = [(graph, True)]
+    while stack:
+        current, outermost = stack.pop()
+        _forget_declared(current, outermost, local)
+        stack.extend((body, False) for node in current.node for body in _bodies(node))
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _forget_declared(
+    graph: onnx.GraphProto, outermost: bool, local: set[tuple[str, str]]
+) -> None:
+    """Drop the listed shapes; of ops that inference does not know, keep the type and the rank."""
+    foreign = {
+        name
+        for node in graph.node
+        if node.domain not in INFERRED and (node.domain, node.op_type) not in local
+        for name in node.output
+    }
+    kept = [v for v in graph.value_info if v.name in foreign]
+    for value in kept:
+        for dim in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
+            dim.Clear()
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    for value in (*graph.output, *(() if outermost else graph.input)):
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+
+
+_dtype_of = cache(numpy_dtype)
 
 
 def _annotate(graph: gs.Graph, proto: onnx.GraphProto, names: dict[int, str]) -> None:
     known = {
         v.name: v.type.tensor_type
         for v in (*proto.value_info, *proto.output, *proto.input)
-        if v.type.WhichOneof("value") == "tensor_type"
+        if v.type.HasField("tensor_type")
     }
-    bodies = {n.output[0]: n for n in proto.node if n.output and n.attribute}
-    for node in graph.nodes:
-        for tensor in node.outputs:
-            found = known.get(names.get(id(tensor), ""))
-            if found is not None and isinstance(tensor, gs.Variable):
-                shape = dims_of(found.shape) if found.HasField("shape") else None
-                tensor.inferred = (numpy_dtype(found.elem_type), shape)  # type: ignore[attr-defined]
-        if not node.attrs or not node.outputs:
+    made = [t for node in graph.nodes for t in node.outputs]
+    for tensor in (*graph.inputs, *made):
+        if not isinstance(tensor, gs.Variable):
             continue
-        inner = [v for v in node.attrs.items() if isinstance(v[1], gs.Graph)]
-        if inner:
-            twin = bodies.get(names.get(id(node.outputs[0]), ""))
-            twins = {a.name: a.g for a in twin.attribute} if twin is not None else {}
-            for name, body in inner:
-                if name in twins:
-                    _annotate(body, twins[name], names)
+        found = known.get(names.get(id(tensor), ""))
+        if found is None:
+            tensor.inferred = (tensor.dtype, None)  # type: ignore[attr-defined]
+            continue
+        shape = _sizes(found.shape) if found.HasField("shape") else None
+        kind = _dtype_of(found.elem_type) if found.elem_type else tensor.dtype
+        tensor.inferred = (kind, shape)  # type: ignore[attr-defined]
+    twins = {n.output[0]: n for n in proto.node if n.output and n.attribute}
+    for node in graph.nodes:
+        inner = list(ir.bodies(node)) if node.attrs else []
+        if not inner:
+            continue
+        twin = twins.get(names.get(id(node.outputs[0]), "") if node.outputs else "")
+        protos = {a.name: a.g for a in twin.attribute} if twin is not None else {}
+        for name, body in inner:
+            _annotate(body, protos.get(name, onnx.GraphProto()), names)
+
+
+def _sizes(shape: onnx.TensorShapeProto) -> tuple[int | str | None, ...]:
+    return tuple(
+        None if isinstance(d, str) and d.lower() in VAGUE else d for d in dims_of(shape)
+    )
 
 
 def dims(tensor: gs.Tensor) -> tuple[int | str | None, ...] | None:
-    """Return the dimensions of a tensor: sizes, symbols, None where unknown; None without a rank."""
+    """Return the dimensions of a tensor: sizes, symbols, None where unknown; None without a rank.
+
+    After `infer` this is what follows from the model's inputs and constants, else what the file
+    says.
+    """
     if isinstance(tensor, gs.Constant):
         return tuple(tensor.shape)
-    inferred: Any = getattr(tensor, "inferred", (None, None))[1]
     declared = getattr(tensor, "shape", None)
-    if inferred is not None and declared is not None and len(inferred) == len(declared):
-        return tuple(_finer(a, b) for a, b in zip(inferred, declared, strict=True))
-    found = inferred if inferred is not None else declared
+    found: Any = getattr(tensor, "inferred", (None, declared))[1]
     return None if found is None else tuple(found)
-
-
-def _finer(a: int | str | None, b: int | str | None) -> int | str | None:
-    """Return the more telling of two descriptions of a dimension."""
-    if isinstance(a, int) or b is None:
-        return a
-    return b if isinstance(b, int) or a is None else a
 
 
 def dtype(tensor: gs.Tensor) -> np.dtype | None:
     """Return the element type of a tensor, None where it is unknown."""
     if isinstance(tensor, gs.Constant):
         return None if tensor.dtype is None else np.dtype(tensor.dtype)
-    found = getattr(tensor, "inferred", (None, None))[0] or getattr(tensor, "dtype", None)
+    found = getattr(tensor, "inferred", (None, None))[0]
+    if found is None:
+        found = getattr(tensor, "dtype", None)
     return None if found is None else np.dtype(found)
 
 
@@ -141,41 +220,77 @@ def axis(tensor: gs.Tensor, index: int) -> Element | None:
     return Axis(size if isinstance(size, str) else (id(tensor), index))
 
 
-def elements(tensor: gs.Tensor, depth: int = DEPTH) -> list[Element] | None:
-    """Follow shape arithmetic; return the elements of a tensor of rank 0 or 1, None if unknown."""
+def elements(
+    tensor: gs.Tensor, depth: int = DEPTH, memo: dict[int, Elements] | None = None
+) -> list[Element] | None:
+    """Follow shape arithmetic; return the elements of an integer tensor of rank 0 or 1.
+
+    An element that is computed in a way that is not followed is an `Axis` of its own.
+
+    Args:
+        tensor: The tensor.
+        depth: How many nodes to follow upwards.
+        memo: What was found for other tensors, by id; shared between calls while the graph is
+            not edited.
+
+    Returns:
+        None if it is no such tensor, has no known length, or more than `MAX_ELEMENTS` elements.
+    """
+    memo = {} if memo is None else memo
+    key = id(tensor)
+    if key not in memo:
+        memo[key] = _elements(tensor, depth, memo)
+    return memo[key]
+
+
+def _elements(tensor: gs.Tensor, depth: int, memo: dict[int, Elements]) -> Elements:
+    shape, kind = static(tensor), dtype(tensor)
+    node = match.producer(tensor)
+    if shape is None and match.is_op(node, "Constant"):  # a function's: inference saw no types
+        values = match.constant(tensor)
+        shape, kind = (None, None) if values is None else (values.shape, values.dtype)
+    if shape is None or kind is None or kind not in WHOLE:
+        return None
+    if len(shape) > 1 or math.prod(shape) > MAX_ELEMENTS:
+        return None
     values = match.constant(tensor)
     if values is not None:
-        if values.dtype.kind not in "iu" or values.ndim > 1 or values.size > MAX_ELEMENTS:
-            return None
         return [int(v) for v in values.reshape(-1)]
-    node = match.producer(tensor)
-    if node is None or depth == 0 or node.domain not in (None, "", "ai.onnx"):
-        return None
-    follow = FOLLOW.get(node.op)
-    return None if follow is None else follow(node, depth - 1)
+    found: Elements = None
+    if node is not None and depth > 0 and match.is_op(node, *FOLLOW):
+        inputs = [elements(t, depth - 1, memo) if t.name else None for t in node.inputs]
+        found = FOLLOW[node.op](node, inputs)
+    if found is None or len(found) != math.prod(shape):
+        return [Axis((id(tensor), -1 - i)) for i in range(math.prod(shape))]
+    return found
 
 
-def _shape(node: gs.Node, depth: int) -> list[Element] | None:
+def _shape(node: gs.Node, inputs: Sequence[Elements]) -> Elements:
     source = node.inputs[0]
     found = dims(source)
-    if found is None:
+    start, stop = node.attrs.get("start", 0), node.attrs.get("end")
+    if found is None or not isinstance(start, int) or not isinstance(stop, int | None):
         return None
-    span = range(len(found))[node.attrs.get("start", 0) : node.attrs.get("end", None)]
-    result = [axis(source, i) for i in span]
-    return None if any(e is None for e in result) else [e for e in result if e is not None]
+    return [e for i in range(len(found))[start:stop] if (e := axis(source, i)) is not None]
 
 
-def _same(node: gs.Node, depth: int) -> list[Element] | None:
-    return elements(node.inputs[0], depth)
+def _size(node: gs.Node, inputs: Sequence[Elements]) -> Elements:
+    found = static(node.inputs[0])
+    return None if found is None else [math.prod(found)]
 
 
-def _cast(node: gs.Node, depth: int) -> list[Element] | None:
-    whole = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
-    return elements(node.inputs[0], depth) if node.attrs.get("to") in whole else None
+def _same(node: gs.Node, inputs: Sequence[Elements]) -> Elements:
+    return inputs[0]
 
 
-def _gather(node: gs.Node, depth: int) -> list[Element] | None:
-    data, index = elements(node.inputs[0], depth), elements(node.inputs[1], depth)
+def _cast(node: gs.Node, inputs: Sequence[Elements]) -> Elements:
+    if inputs[0] is None or any(isinstance(e, int) and abs(e) >= 2**31 for e in inputs[0]):
+        return None
+    return inputs[0]
+
+
+def _gather(node: gs.Node, inputs: Sequence[Elements]) -> Elements:
+    data, index = inputs
     rank = dims(node.inputs[0])
     if data is None or index is None or rank is None or len(rank) != 1:
         return None
@@ -183,65 +298,87 @@ def _gather(node: gs.Node, depth: int) -> list[Element] | None:
     return [data[i] for i in chosen] if len(chosen) == len(index) else None
 
 
-def _concat(node: gs.Node, depth: int) -> list[Element] | None:
-    parts = [elements(t, depth) for t in node.inputs]
-    if any(p is None for p in parts):
+def _concat(node: gs.Node, inputs: Sequence[Elements]) -> Elements:
+    if any(part is None for part in inputs):
         return None
-    return [e for p in parts if p is not None for e in p]
+    return [e for part in inputs if part is not None for e in part]
 
 
-def _slice(node: gs.Node, depth: int) -> list[Element] | None:
-    data = elements(node.inputs[0], depth)
-    if data is None:
+def _slice(node: gs.Node, inputs: Sequence[Elements]) -> Elements:
+    if inputs[0] is None:
         return None
-    if len(node.inputs) == 1:
-        bounds = [node.attrs.get("starts"), node.attrs.get("ends"), node.attrs.get("axes", [0]), [1]]
+    found: list[Any]
+    if len(inputs) == 1:
+        found = [node.attrs.get(name) for name in ("starts", "ends", "axes")]
     else:
-        given = [match.constant(t) if t.name else None for t in node.inputs[1:]]
-        if given[0] is None or given[1] is None or any(
-            t.name and c is None for t, c in zip(node.inputs[1:], given, strict=True)
-        ):
+        if any(t.name and e is None for t, e in zip(node.inputs, inputs, strict=True)):
             return None
-        given += [None] * (4 - len(given))
-        bounds = [None if g is None else g.reshape(-1).tolist() for g in given]
-    start, stop, axes, step = bounds
-    if start is None or stop is None or len(start) != 1 or (axes or [0])[0] not in (0, -1):
+        found = list(inputs[1:])
+    found += [None] * (4 - len(found))
+    bounds = [default if f is None else f for f, default in zip(found, ([], [], [0], [1]), strict=True)]
+    if not all(isinstance(b, list) and len(b) == 1 and isinstance(b[0], int) for b in bounds):
         return None
-    return data[start[0] : stop[0] : (step or [1])[0]] if (step or [1])[0] > 0 else None
+    start, stop, along, step = (b[0] for b in bounds)
+    return inputs[0][start:stop:step] if along in (0, -1) and step > 0 else None
 
 
-def _arithmetic(operate: Callable[[int, int], int]) -> Callable[[gs.Node, int], list[Element] | None]:
-    def follow(node: gs.Node, depth: int) -> list[Element] | None:
-        a, b = elements(node.inputs[0], depth), elements(node.inputs[1], depth)
-        if a is None or b is None or len(a) != len(b) or not _whole((*a, *b)):
+def _arithmetic(
+    operate: Callable[[int, int], int], neutral: int, commutes: bool
+) -> Callable[[gs.Node, Sequence[Elements]], Elements]:
+    def one(x: Element, y: Element) -> Element | None:
+        if isinstance(x, int) and isinstance(y, int):
+            return operate(x, y)
+        if y == neutral:
+            return x
+        return y if commutes and x == neutral else None
+
+    def follow(node: gs.Node, inputs: Sequence[Elements]) -> Elements:
+        a, b = inputs
+        if a is None or b is None or (len(a) != len(b) and 1 not in (len(a), len(b))):
             return None
+        n = min(len(a), len(b)) and max(len(a), len(b))
+        pairs = zip(a * n if len(a) == 1 else a, b * n if len(b) == 1 else b, strict=True)
         try:
-            return [operate(x, y) for x, y in zip(a, b, strict=True)]  # type: ignore[arg-type]
+            found = [one(x, y) for x, y in pairs]
         except ZeroDivisionError:
             return None
+        if any(isinstance(e, int) and abs(e) >= 2**31 for e in found):
+            return None
+        out = node.outputs[0]
+        return [Axis((id(out), -1 - i)) if e is None else e for i, e in enumerate(found)]
 
     return follow
 
 
-def _whole(found: Iterable[Element]) -> bool:
+def _quotient(x: int, y: int) -> int:
+    """Divide as ONNX does: towards zero."""
+    quotient = abs(x) // abs(y)
+    return quotient if (x < 0) == (y < 0) else -quotient
+
+
+def whole(found: Iterable[Element]) -> bool:
+    """Whether all elements are known numbers."""
     return all(isinstance(e, int) for e in found)
 
 
-FOLLOW: dict[str, Callable[[gs.Node, int], list[Element] | None]] = {
+FOLLOW: dict[str, Callable[[gs.Node, Sequence[Elements]], Elements]] = {
     "Shape": _shape,
+    "Size": _size,
     "Identity": _same,
     "Unsqueeze": _same,
     "Squeeze": _same,
+    "Reshape": _same,
     "Cast": _cast,
     "Gather": _gather,
     "Concat": _concat,
     "Slice": _slice,
-    "Mul": _arithmetic(lambda a, b: a * b),
-    "Add": _arithmetic(lambda a, b: a + b),
-    "Sub": _arithmetic(lambda a, b: a - b),
-    "Div": _arithmetic(lambda a, b: int(a / b) if b else a // b),
+    "Mul": _arithmetic(lambda a, b: a * b, 1, True),
+    "Add": _arithmetic(lambda a, b: a + b, 0, True),
+    "Sub": _arithmetic(lambda a, b: a - b, 0, False),
+    "Div": _arithmetic(_quotient, 1, False),
 }
-"""How the elements of an output come from those of the inputs."""
+"""How the elements of an output come from those of the inputs, which have rank 0 or 1 all of them;
+a result of the wrong length is discarded."""
 
 
 __all__ = [
@@ -252,7 +389,7 @@ __all__ = [
     "dtype",
     "elements",
     "infer",
-    "ir",
     "nbytes",
     "static",
+    "whole",
 ]

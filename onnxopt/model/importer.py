@@ -183,7 +183,7 @@ class Importer:
             return [self.graph(g, scopes) for g in proto.graphs]
         kept = AttributeProto()
         kept.CopyFrom(proto)
-        kept.doc_string = ""
+        kept.ClearField("doc_string")
         return kept
 
     def constant(self, proto: TensorProto) -> ir.Constant:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +59,17 @@ class Constant(gs.Constant):
     carried: onnx.ValueInfoProto | None = None
     __eq__ = object.__eq__
     __hash__ = object.__hash__
+
+    @property
+    def values(self) -> np.ndarray:
+        """The values, read-only. Looking at them does not change how they are stored."""
+        held = self._values
+        found: np.ndarray = held.load() if isinstance(held, LazyValues) else held
+        return found
+
+    @values.setter
+    def values(self, values: np.ndarray) -> None:
+        self._values = values
 
 
 class Overridable(Variable):

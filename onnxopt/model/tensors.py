@@ -94,18 +94,22 @@ class Packed(LazyValues):
         self.shape = tuple(tensor.dims)
         self.dtype = numpy_dtype(tensor.data_type)
         self.nbytes = tensor.ByteSize()
+        self._loaded: np.ndarray | None = None
 
     def load(self) -> np.ndarray:
-        """Return the values.
+        """Return the values, read-only.
 
         Raises:
             ModelError: The data do not fill the dimensions.
         """
+        if self._loaded is not None:
+            return self._loaded
         try:
             values = numpy_helper.to_array(self.tensor)
         except (ValueError, TypeError, KeyError) as e:
             raise ModelError(f"tensor {self.tensor.name!r} cannot be read: {e}") from e
         values.flags.writeable = False
+        self._loaded = values
         return values
 
 

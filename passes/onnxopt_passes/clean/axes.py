@@ -31,7 +31,7 @@ def rank(tensor: gs.Tensor) -> int | None:
 
 
 def size(tensor: gs.Tensor, axis: int) -> int | None:
-    """Return the size of an axis where it is known and not 0, which some exporters write for `?`."""
+    """Return the size of an axis; None where it is unknown or 0, which some files have for `?`."""
     found = shapes.dims(tensor)
     if found is None or not -len(found) <= axis < len(found):
         return None

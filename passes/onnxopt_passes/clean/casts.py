@@ -33,6 +33,9 @@ WIDER = {
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
+PLAIN = frozenset({*DIGITS, *INTEGERS, "bool"})
+"""The types that chains are followed through."""
+
 
 def holds(wide: str, narrow: str) -> bool:
     """Whether one type has every value of the other; both are named as numpy names them."""
@@ -44,10 +47,10 @@ def holds(wide: str, narrow: str) -> bool:
         return wide in WIDER[narrow]
     if narrow not in INTEGERS:
         return False
-    low, high = np.iinfo(narrow).min, np.iinfo(narrow).max
+    low, high = int(np.iinfo(narrow).min), int(np.iinfo(narrow).max)
     if wide in DIGITS:
         return high < 2 ** DIGITS[wide]
-    return wide in INTEGERS and np.iinfo(wide).min <= low and high <= np.iinfo(wide).max
+    return wide in INTEGERS and int(np.iinfo(wide).min) <= low and high <= int(np.iinfo(wide).max)
 
 
 def skip_cast(graph: gs.Graph, node: gs.Node) -> bool:
@@ -57,7 +60,7 @@ def skip_cast(graph: gs.Graph, node: gs.Node) -> bool:
         return False
     source = inner.inputs[0]
     start, middle, end = str(shapes.dtype(source)), _target(inner), _target(node)
-    if not holds(middle, start) or end not in (*DIGITS, *INTEGERS, "bool"):
+    if not {start, middle, end} <= PLAIN or not holds(middle, start):
         return False
     if end in INTEGERS and (start in DIGITS or (middle in DIGITS and not holds(end, start))):
         return False
@@ -69,7 +72,7 @@ def skip_cast(graph: gs.Graph, node: gs.Node) -> bool:
 def _target(node: gs.Node) -> str:
     """Return the type that a Cast makes, as numpy names it."""
     target = axes.integer(node, "to")
-    return "unknown" if target is None else str(numpy_dtype(target))
+    return "" if target is None else str(numpy_dtype(target))
 
 
 RULES: tuple[Rule, ...] = (Rule("skip_cast", ("Cast",), skip_cast),)

@@ -95,9 +95,7 @@ def _reshape(graph: gs.Graph, node: gs.Node) -> bool:
     wanted, literal = shapes.elements(node.inputs[1]), axes.integer(node, "allowzero", 0)
     if wanted is None or literal is None or axes.rank(source) != len(wanted):
         return False
-    kept = [
-        e == shapes.axis(source, i) or (e == 0 and literal == 0) for i, e in enumerate(wanted)
-    ]
+    kept = [e == shapes.axis(source, i) or (e == 0 and literal == 0) for i, e in enumerate(wanted)]
     open_ = [i for i, keeps in enumerate(kept) if not keeps]
     return not open_ or (len(open_) == 1 and wanted[open_[0]] == -1)
 

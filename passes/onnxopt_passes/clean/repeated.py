@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxopt import match
+from onnxopt import match, shapes
 from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.clean.bypass import bypass
@@ -41,7 +41,9 @@ class Range:
 def drop_undone(graph: gs.Graph, node: gs.Node) -> bool:
     """Replace f(f(x)) by x where f is its own inverse."""
     inner = match.producer(node.inputs[0])
-    return match.is_op(inner, node.op) and inner is not None and bypass(graph, node, inner.inputs[0])
+    return (
+        match.is_op(inner, node.op) and inner is not None and bypass(graph, node, inner.inputs[0])
+    )
 
 
 def drop_repeated(graph: gs.Graph, node: gs.Node) -> bool:
@@ -64,6 +66,8 @@ def merge_clips(graph: gs.Graph, node: gs.Node) -> bool:
     merged = Range(max(lows, default=None), min(highs, default=None), first.dtype or second.dtype)
     if merged.low is not None and merged.high is not None and merged.low > merged.high:
         return False
+    if merged.dtype is None and graph.opset >= BOUNDS_AS_INPUTS:
+        return False
 
     out, source = node.outputs[0], inner.inputs[0]
     clip = node if node.op == "Clip" else inner
@@ -81,15 +85,13 @@ def _range(graph: gs.Graph, node: gs.Node) -> Range | None:
     bounds: list[float | None] = []
     dtype = None
     for index, name in ((1, "min"), (2, "max")):
-        if graph.opset < BOUNDS_AS_INPUTS:
-            value = node.attrs.get(name)
-        elif match.given(node, index):
-            value = match.scalar(node.inputs[index])
-            values = match.constant(node.inputs[index])
-            dtype = None if values is None else values.dtype
-        else:
+        old = graph.opset < BOUNDS_AS_INPUTS
+        if name not in node.attrs if old else not match.given(node, index):
             bounds.append(None)
             continue
+        value = node.attrs[name] if old else match.scalar(node.inputs[index])
+        if not old:
+            dtype = shapes.dtype(node.inputs[index]) or dtype
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             return None
         bounds.append(value)
@@ -103,10 +105,8 @@ def _bound(graph: gs.Graph, clip: gs.Node, bounds: Range) -> None:
             if value is not None:
                 clip.attrs[name] = float(value)
             continue
-        limit = ir.Variable("")
-        if value is not None:
-            limit = ir.Constant(f"{clip.outputs[0].name}.{name}", np.array(value, bounds.dtype))
-        clip.inputs = [*clip.inputs, limit]
+        limit = ir.Constant(f"{clip.outputs[0].name}.{name}", np.array(value, bounds.dtype))
+        clip.inputs = [*clip.inputs, ir.Variable("") if value is None else limit]
     if not clip.inputs[-1].name:
         clip.inputs = clip.inputs[:-1]
 

@@ -1,0 +1,136 @@
+"""If(constant) -> the nodes of the branch that is taken;  Loop(0 times) -> its initial values.
+
+The nodes of the branch move into the graph around it. Tensors are objects, so that what they
+capture and what is called alike elsewhere needs no care; export gives out names. An output that a
+graph returns must stay the tensor that it is: the node that makes it in the branch then emits it,
+or an Identity does where the branch returns a constant, a captured tensor, or one tensor twice.
+
+A Loop that never runs gives its initial values; one whose scan outputs are read is left alone,
+since their shape without any iteration is unknown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import onnx_graphsurgeon as gs
+
+from onnxopt import match, shapes
+from onnxopt.model import ir
+from onnxopt.rewrite import edit_id
+from onnxopt_passes.clean import links
+
+if TYPE_CHECKING:
+    from onnxopt.base import Context
+    from onnxopt.model import Model
+
+ANY_IDENTITY = 16
+"""From this opset on, Identity takes sequences and optionals too."""
+
+
+def decide(model: Model, ctx: Context) -> int:
+    """Replace Ifs with a constant condition, and Loops that never run."""
+    links.restamp(model)
+    returned = Counter(id(t) for _, graph in model.graphs() for t in graph.outputs)
+    made = 0
+    for path, graph in list(model.graphs()):
+        before = made
+        for node in graph.nodes:  # grows while it is walked: branches may hold Ifs
+            if getattr(node, "removed", False):
+                continue
+            sources = _sources(node)
+            if sources is None or not _movable(graph, node, sources):
+                continue
+            if ctx.allow(edit_id("branch", path, node)):
+                _inline(graph, node, sources, returned)
+                made += 1
+        if made > before:
+            links.purge(graph)
+    if made:
+        links.restamp(model)
+    return made
+
+
+def _sources(node: gs.Node) -> list[gs.Tensor] | None:
+    """Return what the outputs of a node are equal to; None if that is not known."""
+    if match.is_op(node, "If"):
+        taken = _branch(node)
+        return list(taken.outputs) if taken is not None else None
+    if match.is_op(node, "Loop") and _never_runs(node):
+        carried = list(node.inputs[2:])
+        scans = node.outputs[len(carried) :]
+        if any(t.outputs or match.fetched(t) for t in scans):
+            return None
+        return carried[: len(node.outputs)]
+    return None
+
+
+def _branch(node: gs.Node) -> gs.Graph | None:
+    """Return the body that an If always runs."""
+    condition = match.scalar(node.inputs[0])
+    if condition is None:
+        return None
+    taken = node.attrs.get("then_branch" if condition else "else_branch")
+    fits = isinstance(taken, gs.Graph) and len(taken.outputs) >= len(node.outputs)
+    return taken if fits else None
+
+
+def _never_runs(node: gs.Node) -> bool:
+    trips = match.scalar(node.inputs[0]) if match.given(node, 0) else None
+    condition = match.scalar(node.inputs[1]) if match.given(node, 1) else None
+    return (trips is not None and trips <= 0) or (condition is not None and not condition)
+
+
+def _movable(graph: gs.Graph, node: gs.Node, sources: list[gs.Tensor]) -> bool:
+    """Whether an Identity can stand wherever one is needed; before opset 16 it takes tensors only."""
+    if any(not s.name for s in sources):
+        return False
+    pairs = zip(sources, node.outputs[: len(sources)], strict=False)
+    return graph.opset >= ANY_IDENTITY or not any(
+        match.fetched(out) and shapes.dtype(source) is None and shapes.dtype(out) is None
+        for source, out in pairs
+    )
+
+
+def _inline(
+    graph: gs.Graph, node: gs.Node, sources: list[gs.Tensor], returned: Counter[int]
+) -> None:
+    """Put a node's equal in its place.
+
+    Args:
+        graph: Where the node is.
+        node: The If or Loop.
+        sources: What its outputs are equal to.
+        returned: How many graphs return a tensor, by id; kept up to date.
+    """
+    for _, body in ir.bodies(node):
+        for _, inner in ir.nested(body):
+            returned.subtract(id(t) for t in inner.outputs)
+    moved: set[int] = set()
+    taken = _branch(node) if node.op == "If" else None
+    if taken is not None:
+        for inner_node in taken.nodes:
+            match.insert(graph, inner_node)
+            moved.add(id(inner_node))
+        taken.nodes = []
+        for _, inner in (pair for n in graph.nodes if id(n) in moved for pair in _inside(n)):
+            returned.update(id(t) for t in inner.outputs)
+    outputs = list(node.outputs)
+    match.remove(node)
+    for out, source in zip(outputs, sources, strict=False):
+        source.fetched = returned[id(source)] > 0  # type: ignore[attr-defined]
+        if not match.fetched(out):
+            links.redirect(out, source)
+            continue
+        maker = match.producer(source)
+        if maker is not None and id(maker) in moved and not match.fetched(source):
+            maker.outputs = [out if t is source else t for t in maker.outputs]
+            links.redirect(source, out)
+            sources[:] = [out if s is source else s for s in sources]
+        else:
+            match.insert(graph, ir.Node("Identity", node.name, {}, [source], [out]))
+
+
+def _inside(node: gs.Node) -> list[tuple[str, gs.Graph]]:
+    return [pair for _, body in ir.bodies(node) for pair in ir.nested(body)]

@@ -1,0 +1,1 @@
+"""A pass of a third party."""
