@@ -5,6 +5,7 @@ onnxruntime is imported on first use, so that `onnxopt --help` does without it.
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -138,8 +139,12 @@ def run_once(proto: onnx.ModelProto, feed: Mapping[str, Any] | None = None) -> d
     return Session(Exported(proto, {}), Settings()).run(feed or {})
 
 
+NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+\.(?:cc|h):\d+ (?:.*?\)(?: const)? )?")
+"""Status codes, and the places in onnxruntime's sources that its messages begin with."""
+
+
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = NOISE.sub("", " ".join(str(error).split()))
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
