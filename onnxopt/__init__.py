@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import os
 
+    from onnxopt.api import Result, optimize
     from onnxopt.base import Context, Pass
     from onnxopt.errors import OnnxoptError
     from onnxopt.model import Model
-    from onnxopt.api import Result, optimize
     from onnxopt.rewrite import Rule
     from onnxopt.samples import Samples
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     Shape = tuple[int, ...]
 
 
-
 @dataclass(frozen=True)
 class Cost:
     """Counts of a model.
@@ -52,7 +51,9 @@ def measure(exported: Exported, feed: Mapping[str, Any] | None = None) -> Cost:
         for tensor in () if graph is None else graph.initializer:
             params += math.prod(tensor.dims)
         for node in nodes:
-            name = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+            name = (
+                node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+            )
             ops[name] += 1
             if node.op_type == "Constant":
                 params += sum(math.prod(a.t.dims) for a in node.attribute if a.name == "value")
@@ -117,16 +118,7 @@ def _observed(exported: Exported, feed: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def _graph_macs(graph: onnx.GraphProto, outer: dict[str, Shape]) -> int | None:
-    shapes = dict(outer)
-    for value in (*graph.value_info, *graph.input, *graph.output):
-        dims = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
-            shapes[value.name] = tuple(d.dim_value for d in dims)
-    shapes.update({t.name: tuple(t.dims) for t in graph.initializer})
-    for node in graph.node:
-        for a in node.attribute:
-            if node.op_type == "Constant" and a.name == "value":
-                shapes[node.output[0]] = tuple(a.t.dims)
+    shapes = outer | _static_shapes(graph)
     total = 0
     for node in graph.node:
         bodies = [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
@@ -143,6 +135,20 @@ def _graph_macs(graph: onnx.GraphProto, outer: dict[str, Shape]) -> int | None:
             except (KeyError, IndexError):
                 return None
     return total
+
+
+def _static_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        kind = value.type.tensor_type
+        if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
+            shapes[value.name] = tuple(d.dim_value for d in kind.shape.dim)
+    shapes |= {t.name: tuple(t.dims) for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            held = (tuple(a.t.dims) for a in node.attribute if a.name == "value")
+            shapes |= {node.output[0]: dims for dims in held}
+    return shapes
 
 
 def _conv(node: onnx.NodeProto, inputs: list[Shape], shapes: dict[str, Shape]) -> int:

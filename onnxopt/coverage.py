@@ -1,8 +1,8 @@
 """Which branches of If nodes run on given inputs.
 
-A probe is the model with one more output a branch, 1 where it ran. Every If gives flags for its two
-branches and hands those of the Ifs inside them out, zeros for the branch that was not taken; flags in
-bodies of Loop and Scan become scan outputs, summed.
+A probe is the model with one more output a branch, 1 where it ran. Every If gives flags for its
+two branches and hands those of the Ifs inside them out, zeros for the branch that was not taken;
+flags in bodies of Loop and Scan become scan outputs, summed.
 """
 
 from __future__ import annotations
@@ -165,7 +165,9 @@ def _variants(
             x = resized.get(port.name)
             if not isinstance(x, np.ndarray) or x.size > 4 or x.dtype.kind not in "iub":
                 continue
-            limits = (0, 1) if x.dtype.kind == "b" else (np.iinfo(x.dtype).min, np.iinfo(x.dtype).max)
+            limits = (
+                (0, 1) if x.dtype.kind == "b" else (np.iinfo(x.dtype).min, np.iinfo(x.dtype).max)
+            )
             fitting = [v for v in values if limits[0] <= v <= limits[1]][:MOST_VALUES]
             for value in fitting:
                 yield {**resized, port.name: np.full_like(x, value)}

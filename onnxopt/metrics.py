@@ -70,7 +70,9 @@ def cosine(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> fl
     found = []
     for want, got in _pairs(outputs, reference):
         size = np.linalg.norm(want) * np.linalg.norm(got)
-        found.append(1.0 if np.array_equal(want, got) else float(want @ got / size) if size else 0.0)
+        found.append(
+            1.0 if np.array_equal(want, got) else float(want @ got / size) if size else 0.0
+        )
     return float(np.mean(found)) if found else 1.0
 
 
@@ -148,7 +150,8 @@ def _find_scores(outputs: Outputs) -> np.ndarray | None:
 
 def _scores(outputs: Outputs) -> np.ndarray:
     found = _find_scores(outputs)
-    assert found is not None  # `choose` has looked
+    if found is None:
+        raise SpecError("no output has shape (rows, classes) on some samples; name another metric")
     return found.astype(np.float64)
 
 

@@ -94,7 +94,9 @@ def _difference(name: str, want: np.ndarray, got: np.ndarray) -> Difference:
     if is_float(want):
         return _float_difference(name, want, got)
     share = float(np.mean(want != got))
-    return Difference(name, share, share, share, f"{share:.2%} of its elements differ" if share else "")
+    return Difference(
+        name, share, share, share, f"{share:.2%} of its elements differ" if share else ""
+    )
 
 
 def is_float(array: np.ndarray) -> bool:

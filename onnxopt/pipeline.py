@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from onnxopt import bisect, cost, spec
 from onnxopt.base import Context
 from onnxopt.deadline import TimeUpError, deadline
@@ -22,8 +24,6 @@ from onnxopt.model import Model
 from onnxopt.proof import Failure, Outcome, Proof, Terms, validate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from onnxopt.base import Pass
     from onnxopt.cost import Cost
     from onnxopt.model import Exported
@@ -326,16 +326,7 @@ def _same(a: Exported, b: Exported) -> bool:
         return False
     for name, weight in a.weights.items():
         other = b.weights[name]
-        if weight.raw is not other.raw and not _equal(weight.raw, other.raw):
+        if weight.raw is not other.raw and not np.array_equal(weight.raw, other.raw):
             return False
     left = a.proto.SerializeToString(deterministic=True)
     return bool(left == b.proto.SerializeToString(deterministic=True))
-
-
-def _equal(a: object, b: object) -> bool:
-    import numpy as np
-
-    return np.array_equal(np.asarray(a), np.asarray(b))
-
-
-__all__ = ["Job", "Run", "Sequence", "Step", "run"]

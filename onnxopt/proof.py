@@ -70,7 +70,7 @@ class Spool:
     """A list on disk: memory does not grow with the number of samples."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the spool
         weakref.finalize(self, self._file.close)
         self._ends = [0]
 
@@ -181,9 +181,8 @@ class Proof:
                 session.run(sample.feed)
             except CannotRun as e:
                 if not samples.synthetic:
-                    raise SamplesError(
-                        f"{samples.source}: the model cannot be run on hold-out sample {number}: {e}"
-                    ) from e
+                    where = f"{samples.source}: hold-out sample {number}"
+                    raise SamplesError(f"{where} cannot be run by the model: {e}") from e
                 trouble = str(e)
             else:
                 self._feeds.append(sample.feed)
@@ -239,9 +238,7 @@ class Proof:
         if not self.unproven:
             self._record(model)
 
-    def check(
-        self, model: Exported, exact: bool, focus: tuple[bool, int] | None = None
-    ) -> Outcome:
+    def check(self, model: Exported, exact: bool, focus: tuple[bool, int] | None = None) -> Outcome:
         """Check one candidate.
 
         Args:
@@ -315,18 +312,23 @@ class _Scores:
         self.terms = terms
         self.items = Spool()
         self.source: list[float] = []
-        self.metric: Metric | None = None
         session = Session(source, terms.settings(True))
-        rows = ((s.feed, s.label) for s in samples) if samples is not None else ((f, None) for f in feeds)
+        rows = (
+            ((s.feed, s.label) for s in samples)
+            if samples is not None
+            else ((f, None) for f in feeds)
+        )
+        metric: Metric | None = None
         for feed, label in rows:
             outputs = session.run(feed)
-            if self.metric is None:
-                self.metric = metrics.choose(terms.metric, outputs, label is not None)
+            metric = metric or metrics.choose(terms.metric, outputs, label is not None)
             self.items.append((feed, outputs, label))
-            self.source.append(self.metric.score(outputs, outputs, label))
+            self.source.append(metric.score(outputs, outputs, label))
+        if metric is None:
+            raise SamplesError("no sample is held out: give more calibration data")
+        self.metric = metric
 
     def verdict(self, model: Exported) -> Verdict:
-        assert self.metric is not None
         session = Session(model, self.terms.settings(True))
         scores = [
             self.metric.score(session.run(feed), outputs, label)
@@ -368,7 +370,10 @@ def _interface_change(source: Exported, model: Exported) -> str:
             for m in (source, model)
         )
         for name, tensor in old_defaults.items():
-            if name not in new_defaults or tensor.SerializeToString() != new_defaults[name].SerializeToString():
+            if (
+                name not in new_defaults
+                or tensor.SerializeToString() != new_defaults[name].SerializeToString()
+            ):
                 return f"the default of input {name!r} changed"
     return ""
 

@@ -118,7 +118,9 @@ def _proof(run: Run) -> dict[str, Any]:
         (s.outcome.verdict for s in reversed(run.steps) if s.outcome.verdict is not None), None
     )
     drifts = [s.outcome.drift for s in run.steps if s.outcome.drift is not None]
-    certificates = {s.spec: s.evidence["certificate"] for s in run.steps if "certificate" in s.evidence}
+    certificates = {
+        s.spec: s.evidence["certificate"] for s in run.steps if "certificate" in s.evidence
+    }
     return {
         "proven": not proof.unproven,
         "reason": proof.unproven or None,

@@ -19,7 +19,6 @@ from onnxopt.errors import OnnxoptError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import ModuleType
 
     from onnxopt.model import Exported
     from onnxopt.model.tensors import Stored
@@ -36,7 +35,7 @@ class CannotRun(OnnxoptError):
 
 
 @cache
-def _ort() -> ModuleType:
+def _ort() -> Any:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(QUIET)
@@ -84,7 +83,7 @@ class Session:
         CannotRun: onnxruntime refuses the model; the message is its own, on one line.
     """
 
-    def __init__(self, exported: Exported, settings: Settings = Settings()) -> None:  # noqa: B008  # frozen
+    def __init__(self, exported: Exported, settings: Settings = Settings()) -> None:  # frozen
         ort = _ort()
         options = ort.SessionOptions()
         options.log_severity_level = QUIET

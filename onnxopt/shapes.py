@@ -111,9 +111,7 @@ def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def _forget_declared(
-    graph: onnx.GraphProto, outermost: bool, local: set[tuple[str, str]]
-) -> None:
+def _forget_declared(graph: onnx.GraphProto, outermost: bool, local: set[tuple[str, str]]) -> None:
     """Drop the listed shapes; of ops that inference does not know, keep the type and the rank."""
     foreign = {
         name
@@ -164,9 +162,7 @@ def _annotate(graph: gs.Graph, proto: onnx.GraphProto, names: dict[int, str]) ->
 
 
 def _sizes(shape: onnx.TensorShapeProto) -> tuple[int | str | None, ...]:
-    return tuple(
-        None if isinstance(d, str) and d.lower() in VAGUE else d for d in dims_of(shape)
-    )
+    return tuple(None if isinstance(d, str) and d.lower() in VAGUE else d for d in dims_of(shape))
 
 
 def dims(tensor: gs.Tensor) -> tuple[int | str | None, ...] | None:
@@ -315,7 +311,9 @@ def _slice(node: gs.Node, inputs: Sequence[Elements]) -> Elements:
             return None
         found = list(inputs[1:])
     found += [None] * (4 - len(found))
-    bounds = [default if f is None else f for f, default in zip(found, ([], [], [0], [1]), strict=True)]
+    bounds = [
+        default if f is None else f for f, default in zip(found, ([], [], [0], [1]), strict=True)
+    ]
     if not all(isinstance(b, list) and len(b) == 1 and isinstance(b[0], int) for b in bounds):
         return None
     start, stop, along, step = (b[0] for b in bounds)

@@ -12,11 +12,13 @@ import sys
 import types
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from onnxopt import registry
-from onnxopt.base import Pass
 from onnxopt.errors import SpecError
+
+if TYPE_CHECKING:
+    from onnxopt.base import Pass
 
 BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -124,23 +126,24 @@ def _convert(text: str, hint: Any) -> Any:
             return None
         return _first(text, [a for a in args if a is not type(None)])
     if origin is Literal:
-        for choice in args:
-            if text == str(choice):
-                return choice
-        raise ValueError(f"must be one of {', '.join(map(str, args))}")
+        return _choice({str(a): a for a in args}, text)
     if origin is tuple:
-        kinds = [k for k in args if k is not Ellipsis]
-        return tuple(_convert(t, kinds[0]) for t in text.split("+")) if text else ()
+        return tuple(_convert(t, args[0]) for t in text.split("+")) if text else ()
     if hint is bool:
-        if text.lower() not in BOOLS:
-            raise ValueError("must be true or false")
-        return BOOLS[text.lower()]
+        return _choice(BOOLS, text.lower())
     if hint in (int, float):
         try:
             return hint(text)
         except ValueError:
-            raise ValueError("must be a whole number" if hint is int else "must be a number") from None
+            kind = "a whole number" if hint is int else "a number"
+            raise ValueError(f"must be {kind}") from None
     return text
+
+
+def _choice(choices: dict[str, Any], text: str) -> Any:
+    if text not in choices:
+        raise ValueError(f"must be one of {', '.join(choices)}")
+    return choices[text]
 
 
 def _first(text: str, hints: list[Any]) -> Any:

@@ -11,6 +11,8 @@ from onnxopt.testing import check_case
 CASES = Path(__file__).parent / "cases"
 
 
-@pytest.mark.parametrize("path", sorted(CASES.rglob("*.txt")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize(
+    "path", sorted(CASES.rglob("*.txt")), ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
 def test_case(path: Path) -> None:
     check_case(path.read_text())

@@ -47,14 +47,19 @@ def canonical(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _sort(repeated, key: str) -> None:
-    items = sorted((type(x).FromString(x.SerializeToString()) for x in repeated), key=lambda x: getattr(x, key))
+    items = sorted(
+        (type(x).FromString(x.SerializeToString()) for x in repeated), key=lambda x: getattr(x, key)
+    )
     del repeated[:]
     repeated.extend(items)
 
 
 def assert_same(got: onnx.ModelProto, want: onnx.ModelProto) -> None:
     a, b = canonical(got), canonical(want)
-    assert a.SerializeToString(deterministic=True) == b.SerializeToString(deterministic=True), (a, b)
+    assert a.SerializeToString(deterministic=True) == b.SerializeToString(deterministic=True), (
+        a,
+        b,
+    )
 
 
 def test_every_generated_node_test() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from onnxopt.model.importer import Importer
 from onnxopt.model.interface import Port, ports
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Mapping
 
     import onnx_graphsurgeon as gs
@@ -57,7 +57,7 @@ class Exported:
     @property
     def nbytes(self) -> int:
         """Bytes of the file that this becomes, to a few."""
-        return self.proto.ByteSize() + sum(w.nbytes for w in self.weights.values())
+        return int(self.proto.ByteSize()) + sum(w.nbytes for w in self.weights.values())
 
     def whole(self) -> onnx.ModelProto:
         """Return one message with all weights in it.

@@ -11,7 +11,7 @@ from onnx import AttributeProto, TensorProto
 
 from onnxopt.model import ir
 from onnxopt.model.layout import Names, homes, in_order
-from onnxopt.model.tensors import BITS, INLINE, Packed, Sparse, Stored, store, tensor_proto
+from onnxopt.model.tensors import INLINE, Sparse, Stored, store, tensor_proto
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -124,7 +124,11 @@ class Exporter:
             proto.name = name
             return proto
         if isinstance(value, gs.Node.AttributeRef):
-            kind = {float: AttributeProto.FLOAT, int: AttributeProto.INT, str: AttributeProto.STRING}
+            kind = {
+                float: AttributeProto.FLOAT,
+                int: AttributeProto.INT,
+                str: AttributeProto.STRING,
+            }
             return AttributeProto(name=name, ref_attr_name=value.name, type=kind[value.type])
         if isinstance(value, gs.Graph):
             body = self.graph(value, constants)
@@ -143,11 +147,11 @@ class Exporter:
         carried = getattr(tensor, "carried", None)
         if isinstance(tensor, gs.Constant):
             if carried is None:
-                shape, dtype = tensor.shape, tensor.dtype
-                return _value_info(name, dtype, shape)
+                return _value_info(name, tensor.dtype, tensor.shape)
             return _renamed(carried, name)
-        shape = None if tensor.shape is None else tuple(tensor.shape)  # type: ignore[attr-defined]
-        dtype = tensor.dtype  # type: ignore[attr-defined]
+        held: Any = tensor
+        shape = None if held.shape is None else tuple(held.shape)
+        dtype = held.dtype
         if carried is not None and getattr(tensor, "known", None) == (dtype, shape):
             return _renamed(carried, name)
         return _value_info(name, dtype, shape)
@@ -202,9 +206,7 @@ def _fill(slots: list[ir.Slot], constants: list[gs.Constant]) -> list[ir.Slot]:
     filled: list[ir.Slot] = []
     for index, declaration, constant in slots:
         if not constant.outputs:
-            same = (
-                c for c in free if c.shape == constant.shape and c.dtype == constant.dtype
-            )
+            same = (c for c in free if c.shape == constant.shape and c.dtype == constant.dtype)
             heir = next(same, None)
             if heir is not None:
                 free = [c for c in free if c is not heir]
@@ -252,11 +254,7 @@ def _renamed(value: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
 def _value_info(name: str, dtype: Any, shape: Any) -> onnx.ValueInfoProto:
     if dtype is None:
         return onnx.ValueInfoProto(name=name)
-    if dtype == np.dtype(object):
-        data_type = TensorProto.STRING
-    else:
+    data_type = int(TensorProto.STRING)
+    if np.dtype(dtype).kind != "O":
         data_type = int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
     return onnx.helper.make_tensor_value_info(name, data_type, shape)
-
-
-__all__ = ["BITS", "LOCATION", "Exporter", "Packed"]

@@ -131,14 +131,14 @@ class External:
 
     def locate(self, location: str, name: str) -> Path:
         """Resolve a location inside the model's folder, links followed."""
-        assert self.folder is not None
         absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).drive
         parts = PurePosixPath(location.replace("\\", "/")).parts
-        folder = self.folder.resolve()
+        folder = (self.folder or Path()).resolve()
         path = folder.joinpath(*parts) if parts and not absolute and ".." not in parts else None
         if path is None or not path.resolve().is_relative_to(folder):
             raise ModelError(
-                f"external data of {name!r} are at {location!r}, outside the model's folder: refused"
+                f"external data of {name!r} are at {location!r},"
+                " outside the model's folder: refused"
             )
         return path.resolve()
 

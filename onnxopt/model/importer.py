@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxopt.errors import ModelError
 from onnxopt.model import ir
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from google.protobuf.message import Message
+    from onnx_graphsurgeon.ir.tensor import LazyValues
 
     Scopes = tuple[dict[str, gs.Tensor], ...]
 
@@ -52,7 +52,7 @@ def remainder(proto: M, known: frozenset[str]) -> M | None:
     left = [(field.name, value) for field, value in proto.ListFields() if field.name not in known]
     if not left:
         return None
-    rest = type(proto)()
+    rest: M = type(proto)()
     for name, value in left:
         if hasattr(value, "CopyFrom"):
             getattr(rest, name).CopyFrom(value)
@@ -117,7 +117,8 @@ class Importer:
             nodes, inputs, outputs, proto.name, proto.doc_string, self.opsets.get("", 1)
         )
         graph.rest = remainder(proto, GRAPH | {"doc_string"})
-        graph.initializers, graph.stale, graph.slots = homes, stale, slots
+        graph.initializers = list(homes)
+        graph.stale, graph.slots = stale, slots
         graph.shadows = frozenset(n for n in local if any(n in s for s in outer))
         return graph
 

@@ -125,7 +125,7 @@ class Names:
     def enter(self, graph: gs.Graph, constants: Iterable[gs.Constant]) -> None:
         """Name all tensors that a graph defines."""
         taken: set[str] = set()
-        shadows = getattr(graph, "shadows", frozenset())
+        shadows: frozenset[str] = getattr(graph, "shadows", frozenset())
         outer = self.scopes[:]
         self.scopes.append(taken)
         defined = [t for node in graph.nodes for t in node.outputs if t.name]

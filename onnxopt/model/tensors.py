@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 from onnx import TensorProto, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
@@ -16,6 +15,8 @@ from onnxopt.model.interface import numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import onnx_graphsurgeon as gs
 
 BITS: dict[int, int] = {
     TensorProto.FLOAT: 32,
@@ -68,7 +69,9 @@ class Stored(LazyValues):
         self.nbytes = raw.nbytes
         dtype = numpy_dtype(data_type)
         if dtype is None or data_type not in BITS:
-            raise ModelError(f"initializer {name!r} has element type {data_type}, which has no name")
+            raise ModelError(
+                f"initializer {name!r} has element type {data_type}, which has no name"
+            )
         self.dtype = dtype
         expected = raw_size(data_type, self.shape)
         if expected != raw.nbytes or any(d < 0 for d in self.shape):
@@ -82,8 +85,10 @@ class Stored(LazyValues):
         if BITS[self.data_type] < 8:
             packed = TensorProto(data_type=self.data_type, dims=self.shape)
             packed.raw_data = self.raw.tobytes()
-            return numpy_helper.to_array(packed)
-        return self.raw.view(self.dtype).reshape(self.shape)
+            unpacked: np.ndarray = numpy_helper.to_array(packed)
+            return unpacked
+        values: np.ndarray = self.raw.view(self.dtype).reshape(self.shape)
+        return values
 
 
 class Packed(LazyValues):

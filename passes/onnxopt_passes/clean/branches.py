@@ -107,30 +107,28 @@ def _inline(
     for _, body in ir.bodies(node):
         for _, inner in ir.nested(body):
             returned.subtract(id(t) for t in inner.outputs)
-    moved: set[int] = set()
     taken = _branch(node) if node.op == "If" else None
+    moved = [] if taken is None else taken.nodes
     if taken is not None:
-        for inner_node in taken.nodes:
-            match.insert(graph, inner_node)
-            moved.add(id(inner_node))
         taken.nodes = []
-        for _, inner in (pair for n in graph.nodes if id(n) in moved for pair in _inside(n)):
-            returned.update(id(t) for t in inner.outputs)
+    for inner_node in moved:
+        match.insert(graph, inner_node)
+        for _, body in ir.bodies(inner_node):
+            for _, inner in ir.nested(body):
+                returned.update(id(t) for t in inner.outputs)
+    makers = {id(n) for n in moved}
     outputs = list(node.outputs)
-    match.remove(node)
+    links.detach(node)
     for out, source in zip(outputs, sources, strict=False):
         source.fetched = returned[id(source)] > 0  # type: ignore[attr-defined]
         if not match.fetched(out):
             links.redirect(out, source)
             continue
         maker = match.producer(source)
-        if maker is not None and id(maker) in moved and not match.fetched(source):
+        if maker is not None and id(maker) in makers and not match.fetched(source):
             maker.outputs = [out if t is source else t for t in maker.outputs]
             links.redirect(source, out)
             sources[:] = [out if s is source else s for s in sources]
         else:
             match.insert(graph, ir.Node("Identity", node.name, {}, [source], [out]))
 
-
-def _inside(node: gs.Node) -> list[tuple[str, gs.Graph]]:
-    return [pair for _, body in ir.bodies(node) for pair in ir.nested(body)]

@@ -50,7 +50,8 @@ def holds(wide: str, narrow: str) -> bool:
     low, high = int(np.iinfo(narrow).min), int(np.iinfo(narrow).max)
     if wide in DIGITS:
         return high < 2 ** DIGITS[wide]
-    return wide in INTEGERS and int(np.iinfo(wide).min) <= low and high <= int(np.iinfo(wide).max)
+    limits = np.iinfo(wide) if wide in INTEGERS else None
+    return limits is not None and int(limits.min) <= low and high <= int(limits.max)
 
 
 def skip_cast(graph: gs.Graph, node: gs.Node) -> bool:

@@ -46,11 +46,12 @@ def lift(model: Model, ctx: Context) -> int:
     """Turn Constant nodes into constants."""
     if model.header.ir_version < INITIALIZERS:
         return 0
+    links.restamp(model)
     made = 0
     for path, graph in ir.nested(model.graph):
         before = made
         for node in graph.nodes:
-            values = _values(node)
+            values = stored(node)
             if values is None or match.fetched(node.outputs[0]):
                 continue
             if ctx.allow(edit_id("lift", path, node)):
@@ -63,8 +64,8 @@ def lift(model: Model, ctx: Context) -> int:
     return made
 
 
-def _values(node: gs.Node) -> np.ndarray | LazyValues | None:
-    """Return the values of a Constant node as they are stored, None if it has to stay a node."""
+def stored(node: gs.Node) -> np.ndarray | LazyValues | None:
+    """Return the values of a Constant node as they are stored; None if it is none, or not dense numbers."""
     if not match.is_op(node, "Constant") or len(node.outputs) != 1:
         return None
     for name, value in node.attrs.items():
@@ -79,6 +80,7 @@ def _values(node: gs.Node) -> np.ndarray | LazyValues | None:
 
 def flush(model: Model, ctx: Context) -> int:
     """Set the subnormal values of weights to zero."""
+    links.restamp(model)
     made = 0
     for path, root in links.roots(model):
         for where, constant in links.constants(root, path):

@@ -85,11 +85,7 @@ def _nodes(model: Model, ctx: Context) -> int:
         if not ctx.allow(edit_id("dead", paths[id(owner)], node)):
             continue
         above = {id(p): p for t in reads(node) for p in t.inputs}
-        for _, body in ir.bodies(node):
-            for _, inner in ir.nested(body):
-                for n in inner.nodes:
-                    n.removed = True  # type: ignore[attr-defined]
-        match.remove(node)
+        links.detach(node)
         graphs[id(owner)] = owner
         made += 1
         stack.extend(p for p in above.values() if not _live(p))

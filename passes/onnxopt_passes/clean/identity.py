@@ -1,10 +1,9 @@
 """Nodes that return their first input as it is: op(x) -> x.
 
 Each test below proves that shape, dtype and every value stay. What a test cannot prove (a shape
-that depends on the feed, an attribute of a function) keeps the node. Two remarks: an end of a
-Slice from 2**31 - 1 on counts as "to the end", since no tensor is that long; and a pool over
-single elements is an identity by its definition, though onnxruntime's MaxPool turns -inf and NaN
-into the smallest number.
+that depends on the feed, an attribute of a function) keeps the node. An end of a Slice from
+2**31 - 1 on counts as "to the end", since no tensor is that long. A MaxPool over single elements
+stays: onnxruntime's turns -inf and NaN into the smallest number.
 """
 
 from __future__ import annotations
@@ -185,7 +184,7 @@ RULES: tuple[Rule, ...] = (
     Rule("noop_unsqueeze", ("Unsqueeze",), _dropping(_unsqueeze)),
     Rule("noop_tile", ("Tile",), _dropping(_tile)),
     Rule("noop_split", ("Split",), _dropping(_split)),
-    Rule("noop_pool", ("MaxPool", "AveragePool"), _dropping(_pool)),
+    Rule("noop_pool", ("AveragePool",), _dropping(_pool)),
     Rule("noop_resize", ("Resize", "Upsample"), _dropping(_resize)),
     Rule(
         "noop_reduce",

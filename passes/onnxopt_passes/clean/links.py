@@ -43,6 +43,15 @@ def redirect(old: gs.Tensor, new: gs.Tensor) -> None:
                 node.inputs[i] = new
 
 
+def detach(node: gs.Node) -> None:
+    """Remove a node and everything in its bodies, so that walks over those graphs skip it."""
+    for _, body in ir.bodies(node):
+        for _, inner in ir.nested(body):
+            for n in inner.nodes:
+                n.removed = True  # type: ignore[attr-defined]
+    match.remove(node)
+
+
 def purge(graph: gs.Graph) -> None:
     """Drop the nodes from a graph that `match.remove` has detached."""
     graph.nodes[:] = [n for n in graph.nodes if not getattr(n, "removed", False)]

@@ -25,7 +25,6 @@ import numpy as np
 
 from onnxopt import match, shapes
 from onnxopt.model import ir
-from onnxopt.model.layout import in_order
 from onnxopt.rewrite import edit_id
 
 if TYPE_CHECKING:
@@ -54,10 +53,10 @@ def settle(model: Model, ctx: Context) -> int:
     """Give every Reshape a constant shape whose computed one can be written as such."""
     made = 0
     for path, graph in model.graphs():
-        if graph.opset < SHAPE_INPUT or not any(match.is_op(n, "Reshape") for n in graph.nodes):
+        if graph.opset < SHAPE_INPUT:
             continue
         memo: dict[int, Elements] = {}
-        for node in in_order(graph):
+        for node in graph.nodes:
             if not match.is_op(node, "Reshape") or len(node.inputs) != 2:
                 continue
             shape = _constant_shape(node, memo)

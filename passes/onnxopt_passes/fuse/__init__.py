@@ -52,12 +52,13 @@ class Fuse(Pass):
 
 def _weights(model: Model) -> Iterator[gs.Constant]:
     for _, graph in model.graphs():
-        yield from getattr(graph, "initializers", ())
+        if isinstance(graph, ir.Graph):
+            yield from graph.initializers
 
 
 def _drop(model: Model, read: set[int]) -> None:
     """Take those weights out of the file that were read, and no longer are."""
     dead = {id(c) for c in _weights(model) if not (c.outputs or match.fetched(c))} & read
     for _, graph in model.graphs():
-        if isinstance(graph, ir.Graph):
+        if isinstance(graph, ir.Graph) and not graph.slots:  # those hold their place
             graph.initializers = [c for c in graph.initializers if id(c) not in dead]

@@ -22,10 +22,12 @@ def fuse_pad_conv(graph: gs.Graph, pad: gs.Node) -> bool:
     convs = list(dict.fromkeys(padded.outputs))
     if not convs or match.fetched(padded) or not _zeros(graph, pad):
         return False
+    if not all(match.is_op(c, "Conv") and match.here(graph, c) for c in convs):
+        return False
     amounts = _amounts(pad, convs[0])
     if amounts is None:
         return False
-    sums = [_pads(graph, conv, padded, amounts) for conv in convs]
+    sums = [_pads(conv, padded, amounts) for conv in convs]
     if any(s is None for s in sums):
         return False
 
@@ -72,12 +74,8 @@ def _amounts(pad: gs.Node, conv: gs.Node) -> list[int] | None:
     return [side.get(axis, 0) for side in (begin, end) for axis in range(2, rank)]
 
 
-def _pads(
-    graph: gs.Graph, conv: gs.Node, padded: gs.Tensor, amounts: list[int]
-) -> list[int] | None:
+def _pads(conv: gs.Node, padded: gs.Tensor, amounts: list[int]) -> list[int] | None:
     """Return the pads of a Conv that takes in a Pad; None if it cannot, or reads it as weights."""
-    if not match.is_op(conv, "Conv") or not match.here(graph, conv):
-        return None
     if any(t is padded for t in conv.inputs[1:]):
         return None
     mode = match.attribute(conv, "auto_pad", "NOTSET")

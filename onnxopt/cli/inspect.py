@@ -1,0 +1,203 @@
+"""`onnxopt inspect`: what is in a model, and what each pass would find there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxopt.cli import options, tables, terminal
+from onnxopt.errors import SamplesError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from onnxopt.model import Exported, Model, Port
+
+    Facts = dict[str, Any]
+
+SCHEMA_VERSION = 1
+
+LARGEST = 10
+"""Tensors listed."""
+
+MOST_OPS = 24
+"""Kinds of ops listed as text."""
+
+
+@click.command("inspect")
+@click.argument("model", type=options.FILE)
+@options.calib
+@options.target
+@options.as_json
+def command(
+    model: Path, calib: str | None, preprocess: str | None, target: str, as_json: bool
+) -> None:
+    """Show what is in MODEL, and what each pass would find there.
+
+    Nothing is run and nothing is written: it works on models that onnxruntime cannot run too. Sizes
+    of dynamic dimensions, for MACs, come from a sample of --calib, else from a drawn input.
+
+    \b
+    onnxopt inspect model.onnx
+    onnxopt inspect model.onnx --json | jq .op_histogram
+    """
+    with terminal.Bar() as bar:
+        found = facts(model, calib, preprocess, target, bar)
+    if as_json:
+        terminal.show_json(found)
+    else:
+        terminal.show(*_page(found))
+
+
+def facts(
+    path: Path, calib: str | None, preprocess: str | None, target: str, bar: terminal.Bar
+) -> Facts:
+    """Return all that is known of a model, as `--json` prints it."""
+    from onnxopt import cost
+    from onnxopt.cli import forecast, holdings
+    from onnxopt.model import Model
+
+    bar("reading")
+    model = Model.load(path)
+    exported = model.export()
+    feed = _feed(exported, calib, preprocess)
+    bar("counting")
+    counts = cost.measure(exported, feed)
+    tensors = sorted(holdings.held(exported), key=lambda t: -t.nbytes)
+    proto = exported.proto
+    opsets = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "path": str(path),
+        "bytes": exported.nbytes,
+        "weight_bytes": sum(t.nbytes for t in tensors),
+        "ir_version": proto.ir_version,
+        "opset": opsets.get("ai.onnx"),
+        "opsets": opsets,
+        "producer": " ".join(filter(None, (proto.producer_name, proto.producer_version))) or None,
+        "functions": len(proto.functions),
+        "graphs": sum(1 for _ in model.graphs()),
+        "inputs": [port_facts(p) for p in exported.inputs],
+        "outputs": [port_facts(p) for p in exported.outputs],
+        "nodes": counts.nodes,
+        "params": counts.params,
+        "macs": counts.macs,
+        "macs_for": _fed(exported, feed),
+        "op_histogram": counts.ops,
+        "tensors": len(tensors),
+        "largest": [
+            {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "bytes": t.nbytes}
+            for t in tensors[:LARGEST]
+        ],
+        "passes": _forecasts(model, target, bar, forecast),
+    }
+
+
+def port_facts(port: Port) -> Facts:
+    """Return an input or output as JSON has it; a dimension is a size, a symbol or null."""
+    return {
+        "name": port.name,
+        "kind": port.kind,
+        "dtype": None if port.dtype is None else str(port.dtype),
+        "shape": None if port.shape is None else list(port.shape),
+        "required": port.required,
+        "text": str(port),
+    }
+
+
+def _forecasts(model: Model, target: str, bar: terminal.Bar, forecast: Any) -> list[Facts]:
+    found = []
+    for item in forecast.forecasts(model, target, bar):
+        found.append(dict(vars(item)))
+    return found
+
+
+def _feed(exported: Exported, calib: str | None, preprocess: str | None) -> Facts | None:
+    """Return one set of inputs for the sizes of dimensions; None where none can be drawn."""
+    try:
+        return next(options.samples(exported, calib, preprocess, seed=0).feeds(), None)
+    except SamplesError:
+        if calib is not None:
+            raise
+        return None
+
+
+def _fed(exported: Exported, feed: Facts | None) -> dict[str, list[int]] | None:
+    """Return the sizes that MACs were counted for; None if the model leaves no choice."""
+    import numpy as np
+
+    dynamic = [
+        p.name
+        for p in exported.inputs
+        if p.shape is None or not all(isinstance(d, int) for d in p.shape)
+    ]
+    if feed is None or not dynamic:
+        return None
+    return {name: list(np.shape(feed[name])) for name in dynamic if name in feed}
+
+
+def _page(found: Facts) -> list[RenderableType | None]:
+    largest = [
+        [t["name"], t["dtype"], tables.shape(t["shape"]), tables.nbytes(t["bytes"])]
+        for t in found["largest"]
+    ]
+    return [
+        tables.facts(_summary(found)),
+        _histogram(found["op_histogram"]),
+        tables.table("largest tensors", "type", ">shape", ">size", rows=largest)
+        if largest
+        else None,
+        _passes(found["passes"]),
+    ]
+
+
+def _summary(found: Facts) -> dict[str, str | list[str]]:
+    opsets = [f"{d} {v}" for d, v in found["opsets"].items() if d != "ai.onnx"]
+    made = f", by {found['producer']}" if found["producer"] else ""
+    sizes = ", ".join(f"{n} {tables.shape(s)}" for n, s in (found["macs_for"] or {}).items())
+    parts = f" in {found['graphs']} graphs" if found["graphs"] > 1 else ""
+    held = tables.plural(found["tensors"], "tensor")
+    return {
+        "model": found["path"],
+        "format": f"opset {found['opset']}, IR {found['ir_version']}{made}",
+        "domains": ", ".join(opsets),
+        "inputs": [_port(p) for p in found["inputs"]],
+        "outputs": [_port(p) for p in found["outputs"]],
+        "size": f"{tables.nbytes(found['bytes'])},"
+        f" of it {tables.nbytes(found['weight_bytes'])} weights",
+        "nodes": tables.number(found["nodes"]) + parts,
+        "parameters": f"{tables.number(found['params'])} in {held}",
+        "MACs": tables.number(found["macs"]) + (f" for {sizes}" if sizes else ""),
+    }
+
+
+def _port(port: Facts) -> str:
+    text: str = port["text"]
+    return text if port["required"] else f"{text}, has a default"
+
+
+def _histogram(ops: dict[str, int]) -> RenderableType | None:
+    """Return the ops by how often they occur, in columns."""
+    from rich.columns import Columns
+
+    ranked = sorted(ops.items(), key=lambda item: (-item[1], item[0]))
+    names = [f"{count:>5,}  {terminal.plain(op)}" for op, count in ranked[:MOST_OPS]]
+    if len(ranked) > MOST_OPS:
+        rest = sum(count for _, count in ranked[MOST_OPS:])
+        names.append(f"{rest:>5,}  of {len(ranked) - MOST_OPS} more ops")
+    return Columns(names, padding=(0, 2), column_first=True) if names else None
+
+
+def _passes(found: list[Facts]) -> RenderableType:
+    rows = []
+    for item in found:
+        said = item["reason"] or tables.pieces(list(item["rules"].items())[:4])
+        if len(item["rules"]) > 4:
+            said += ", ..."
+        delta = tables.UNKNOWN if item["nodes"] is None else tables.signed(item["nodes"])
+        rows.append([item["name"], tables.number(item["edits"]), delta, said or "nothing to do"])
+    return tables.table("pass", ">edits", ">nodes", "what it would do, unproven", rows=rows)
+
+

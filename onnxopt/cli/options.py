@@ -1,0 +1,113 @@
+"""Options that several commands take, and the samples that they stand for."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxopt.cli.tables import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onnxopt.model import Exported
+    from onnxopt.samples import Samples
+
+    Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+TARGETS = ("portable", "ort-cpu")
+"""`onnxopt.api.TARGETS`, which is too heavy to import for `--help`."""
+
+FILE = click.Path(path_type=Path)
+"""A path; whether it can be read or written is for the engine to say, in its own words."""
+
+
+def stacked(*decorators: Decorator) -> Decorator:
+    """Return one decorator for several, listed in the order of the help."""
+
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no finite number", ctx, param)
+    return value
+
+
+def _preprocess(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not ctx.params.get("calib"):
+        raise click.UsageError("--preprocess is for images: give their folder with --calib", ctx)
+    return value
+
+
+calib = stacked(
+    click.option(
+        "--calib",
+        is_eager=True,
+        metavar="PATH",
+        help="Samples: .npz, a folder of .npz/.npy, images or test_data_set_*, or module:function.",
+    ),
+    click.option(
+        "--preprocess",
+        callback=_preprocess,
+        metavar="TEXT",
+        help="How image files become inputs, e.g. imagenet:size=224:layout=nhwc.",
+    ),
+)
+
+threads = click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+    help="Threads of onnxruntime.",
+)  # fmt: skip
+
+seed = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+    help="Seeds all that is random.",
+)  # fmt: skip
+
+custom_ops = click.option(
+    "--custom-ops", multiple=True, metavar="LIB",
+    help="Library of custom operators for onnxruntime; may be repeated.",
+)  # fmt: skip
+
+target = click.option(
+    "--target", type=click.Choice(TARGETS), default=TARGETS[0], show_default=True,
+    help="Standard ops only, or also what only onnxruntime on this CPU gains from.",
+)  # fmt: skip
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+max_drop = click.option(
+    "--max-drop", type=click.FloatRange(min=0), callback=_finite, default=0.01, show_default=True,
+    metavar="X", help="How far lossy passes may lower the score.",
+)  # fmt: skip
+
+
+def samples(exported: Exported, calib: str | None, preprocess: str | None, seed: int) -> Samples:
+    """Return the samples that `--calib` names; drawn ones without it.
+
+    Raises:
+        SamplesError: They cannot be read, do not fit the model, or cannot be drawn.
+    """
+    from onnxopt.proof import COMPARED, DRAWN
+    from onnxopt.samples import Preprocess, open_samples, synthetic
+
+    if calib is None:
+        return synthetic(exported.inputs, seed=seed, n=DRAWN)
+    how = None if preprocess is None else Preprocess.parse(preprocess)
+    return open_samples(calib, exported.inputs, preprocess=how).take(COMPARED)
+
+
+def origin(count: int, found: Samples) -> str:
+    """Return how many samples there are and where they come from."""
+    if found.synthetic:
+        return f"{plural(count, 'input')} drawn from the interface"
+    return f"{plural(count, 'sample')} of {found.source}"
