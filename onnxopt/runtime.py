@@ -20,11 +20,16 @@ from onnxopt.errors import OnnxoptError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pathlib import Path
+
     from onnxopt.model import Exported
     from onnxopt.model.tensors import Stored
 
 ALIGNMENT = 64
 """Bytes; kernels may read weights with aligned vector loads."""
+
+FOLDER = "session.model_external_initializers_file_folder_path"
+"""The session option that says where external data of a message in memory are."""
 
 QUIET = 4
 """onnxruntime's log level `fatal`: what it has to say comes as an exception."""
@@ -152,29 +157,49 @@ def _hand_over(
 ) -> tuple[onnx.ModelProto, list[Any]]:
     """Give a session its weights beside the message; return the message and what must stay alive.
 
-    Types that onnxruntime's Python API cannot take (elements below a byte) go into a copy of the
-    message.
+    Weights that are in a file are mapped from there by onnxruntime itself, which holds them in
+    memory once; others are lent to it. Types that its Python API cannot take (elements below a
+    byte) go into the message.
     """
+    if not weights:
+        return proto, []
     used = _used(proto.graph)
-    values = {name: _ort_value(stored) for name, stored in weights.items() if name in used}
-    handed = {name: value for name, value in values.items() if value is not None}
-    if handed:
-        options.add_external_initializers(list(handed), list(handed.values()))
-    if len(handed) < len(weights):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(proto)
-        del copy.graph.initializer[:]
-        for tensor in proto.graph.initializer:
-            if tensor.name in weights and tensor.name not in used:
-                continue  # onnxruntime drops it, and then misses it
+    folder = next((w.origin[0].parent for w in weights.values() if w.origin is not None), None)
+    if folder is not None:
+        options.add_session_config_entry(FOLDER, str(folder))
+    lent: dict[str, Any] = {}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.initializer[:]
+    for tensor in proto.graph.initializer:
+        stored = weights.get(tensor.name)
+        if stored is None:
+            copy.graph.initializer.add().CopyFrom(tensor)
+        elif tensor.name in used:  # onnxruntime drops others, and then misses them
             added = copy.graph.initializer.add()
             added.CopyFrom(tensor)
-            if tensor.name in weights and tensor.name not in handed:
-                added.ClearField("external_data")
-                added.ClearField("data_location")
-                added.raw_data = weights[tensor.name].raw.tobytes()
-        proto = copy
-    return proto, list(handed.values())
+            value = _give(added, stored, folder)
+            if value is not None:
+                lent[tensor.name] = value
+    if lent:
+        options.add_external_initializers(list(lent), list(lent.values()))
+    return copy, list(lent.values())
+
+
+def _give(tensor: TensorProto, stored: Stored, folder: Path | None) -> Any:
+    """Point a tensor to its bytes, or put them into it; return a value that is to be lent."""
+    if stored.origin is not None and stored.origin[0].parent == folder:
+        path, offset = stored.origin
+        tensor.ClearField("external_data")
+        for key, entry in (("location", path.name), ("offset", offset), ("length", stored.nbytes)):
+            tensor.external_data.add(key=key, value=str(entry))
+        return None
+    value = _ort_value(stored)
+    if value is None:
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        tensor.raw_data = stored.raw.tobytes()
+    return value
 
 
 def _used(graph: onnx.GraphProto) -> set[str]:

@@ -15,13 +15,16 @@ import io
 import sys
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxopt import __version__
-from onnxopt.cli import terminal
+from onnxopt.cli import options, terminal
 from onnxopt.errors import OnnxoptError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 COMMANDS = ("run", "passes", "inspect", "diff", "bench")
 """In the order of the help; each is the command `command` of the module of its name."""
@@ -74,17 +77,23 @@ class Commands(click.Group):
             raise click.exceptions.Exit(BROKEN_PIPE) from None
         return result
 
-    def main(self, *args: Any, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run the command line and exit; what is no error of the user keeps its traceback."""
-        if not extra.pop("standalone_mode", True):
-            return super().main(*args, standalone_mode=False, **extra)
-        given = extra.get("args", args[0] if args else None)
-        as_json = "--json" in (sys.argv[1:] if given is None else given)
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, False, **extra)
+        as_json = "--json" in (sys.argv[1:] if args is None else args)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = super().main(args, prog_name, complete_var, False, **extra)
         except OnnxoptError as e:
             code = terminal.fail(type(e).__name__, str(e), e.exit_code, as_json)
         except click.ClickException as e:
@@ -101,15 +110,16 @@ def _usage(error: click.ClickException) -> str:
 
 
 @click.group(
-    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog=options.examples(
+        "onnxopt run model.onnx                    writes model.opt.onnx",
+        "onnxopt run model.onnx --calib data.npz   proves it on real samples",
+    ),
 )
 @click.version_option(__version__, prog_name="onnxopt", message="%(prog)s %(version)s")
 def main() -> None:
     """Make any ONNX model smaller and faster, and prove that it does the same job.
-
-    \b
-    onnxopt run model.onnx                    writes model.opt.onnx
-    onnxopt run model.onnx --calib data.npz   proves it on real samples
 
     Exit codes: 0 done; 1 the budget or the proof failed, nothing is written; 2 bad usage or bad
     input. An error is one line on stderr; with --json, stdout gets {"error": {"kind", "message",

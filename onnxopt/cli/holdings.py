@@ -99,9 +99,9 @@ def _dtype(data_type: int) -> str:
 
 
 def _values(tensor: onnx.TensorProto) -> bytes:
-    if tensor.data_type not in BITS:
-        return tensor.SerializeToString(deterministic=True)
     try:
-        return numpy_helper.to_array(tensor).tobytes()
+        if tensor.data_type in BITS:
+            return bytes(numpy_helper.to_array(tensor).tobytes())
     except (ValueError, TypeError, KeyError):
-        return tensor.SerializeToString(deterministic=True)
+        pass
+    return bytes(tensor.SerializeToString(deterministic=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,9 +10,11 @@ from onnxopt.cli import options, tables, terminal
 from onnxopt.errors import SamplesError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
-    from onnxopt.model import Exported, Model, Port
+    from onnxopt.model import Exported, Port
 
     Facts = dict[str, Any]
 
@@ -26,7 +27,13 @@ MOST_OPS = 24
 """Kinds of ops listed as text."""
 
 
-@click.command("inspect")
+@click.command(
+    "inspect",
+    epilog=options.examples(
+        "onnxopt inspect model.onnx",
+        "onnxopt inspect model.onnx --json | jq .op_histogram",
+    ),
+)
 @click.argument("model", type=options.FILE)
 @options.calib
 @options.target
@@ -36,12 +43,9 @@ def command(
 ) -> None:
     """Show what is in MODEL, and what each pass would find there.
 
-    Nothing is run and nothing is written: it works on models that onnxruntime cannot run too. Sizes
-    of dynamic dimensions, for MACs, come from a sample of --calib, else from a drawn input.
-
-    \b
-    onnxopt inspect model.onnx
-    onnxopt inspect model.onnx --json | jq .op_histogram
+    It works on models that onnxruntime cannot run too, and writes nothing. Passes are tried on a
+    copy, without a proof. Sizes of dynamic dimensions, for MACs, come from a sample of --calib,
+    else from a drawn input.
     """
     with terminal.Bar() as bar:
         found = facts(model, calib, preprocess, target, bar)
@@ -91,7 +95,7 @@ def facts(
             {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "bytes": t.nbytes}
             for t in tensors[:LARGEST]
         ],
-        "passes": _forecasts(model, target, bar, forecast),
+        "passes": [dict(vars(f)) for f in forecast.forecasts(model, target, bar)],
     }
 
 
@@ -105,13 +109,6 @@ def port_facts(port: Port) -> Facts:
         "required": port.required,
         "text": str(port),
     }
-
-
-def _forecasts(model: Model, target: str, bar: terminal.Bar, forecast: Any) -> list[Facts]:
-    found = []
-    for item in forecast.forecasts(model, target, bar):
-        found.append(dict(vars(item)))
-    return found
 
 
 def _feed(exported: Exported, calib: str | None, preprocess: str | None) -> Facts | None:
@@ -143,12 +140,11 @@ def _page(found: Facts) -> list[RenderableType | None]:
         [t["name"], t["dtype"], tables.shape(t["shape"]), tables.nbytes(t["bytes"])]
         for t in found["largest"]
     ]
+    columns = ("largest tensors", "type", ">shape", ">size")
     return [
         tables.facts(_summary(found)),
         _histogram(found["op_histogram"]),
-        tables.table("largest tensors", "type", ">shape", ">size", rows=largest)
-        if largest
-        else None,
+        tables.table(*columns, rows=largest) if largest else None,
         _passes(found["passes"]),
     ]
 
@@ -156,7 +152,6 @@ def _page(found: Facts) -> list[RenderableType | None]:
 def _summary(found: Facts) -> dict[str, str | list[str]]:
     opsets = [f"{d} {v}" for d, v in found["opsets"].items() if d != "ai.onnx"]
     made = f", by {found['producer']}" if found["producer"] else ""
-    sizes = ", ".join(f"{n} {tables.shape(s)}" for n, s in (found["macs_for"] or {}).items())
     parts = f" in {found['graphs']} graphs" if found["graphs"] > 1 else ""
     held = tables.plural(found["tensors"], "tensor")
     return {
@@ -169,8 +164,15 @@ def _summary(found: Facts) -> dict[str, str | list[str]]:
         f" of it {tables.nbytes(found['weight_bytes'])} weights",
         "nodes": tables.number(found["nodes"]) + parts,
         "parameters": f"{tables.number(found['params'])} in {held}",
-        "MACs": tables.number(found["macs"]) + (f" for {sizes}" if sizes else ""),
+        "MACs": _macs(found),
     }
+
+
+def _macs(found: Facts) -> str:
+    if found["macs"] is None:
+        return "unknown: --calib PATH may give the shapes that they depend on"
+    sizes = ", ".join(f"{n} {tables.shape(s)}" for n, s in (found["macs_for"] or {}).items())
+    return tables.number(found["macs"]) + (f" for {sizes}" if sizes else "")
 
 
 def _port(port: Facts) -> str:
@@ -199,5 +201,3 @@ def _passes(found: list[Facts]) -> RenderableType:
         delta = tables.UNKNOWN if item["nodes"] is None else tables.signed(item["nodes"])
         rows.append([item["name"], tables.number(item["edits"]), delta, said or "nothing to do"])
     return tables.table("pass", ">edits", ">nodes", "what it would do, unproven", rows=rows)
-
-

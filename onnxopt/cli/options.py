@@ -36,6 +36,11 @@ def stacked(*decorators: Decorator) -> Decorator:
     return apply
 
 
+def examples(*lines: str) -> str:
+    """Return the end of a help text: command lines, not wrapped."""
+    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+
+
 def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
     if not math.isfinite(value):
         raise click.BadParameter(f"{value} is no finite number", ctx, param)

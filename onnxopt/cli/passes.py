@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxopt.cli import tables, terminal
+from onnxopt.cli import options, tables, terminal
 from onnxopt.errors import OnnxoptError
 
 if TYPE_CHECKING:
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from onnxopt.base import Pass
 
 
-@click.command("passes")
+@click.command(
+    "passes",
+    epilog=options.examples(
+        "onnxopt passes",
+        "onnxopt passes fuse",
+    ),
+)
 @click.argument("name", required=False)
 def command(name: str | None) -> None:
-    """List the installed passes; with NAME, tell all about one.
-
-    \b
-    onnxopt passes
-    onnxopt passes fuse
-    """
+    """List the installed passes; with NAME, tell all about one."""
     from onnxopt import registry
 
     if name is None:
@@ -56,7 +57,7 @@ def _row(name: str, entry: EntryPoint) -> list[str]:
 
 def _show_one(item: type[Pass]) -> None:
     said = _text(item)
-    about, options = described(said)
+    about, fields = described(said)
     documented = {
         "kind": "exact" if item.exact else "lossy",
         "promises": _guarantee(item),
@@ -66,7 +67,7 @@ def _show_one(item: type[Pass]) -> None:
         + ("" if item.exact else " --calib data.npz"),
     }
     rows = [
-        [field.name, _annotation(field), _default(field), options.get(field.name, "")]
+        [field.name, _annotation(field), _default(field), fields.get(field.name, "")]
         for field in dataclasses.fields(item)
     ]
     terminal.show(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,10 +12,18 @@ from onnxopt.cli.report_text import show_report
 from onnxopt.errors import OutputError, ProofError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from onnxopt.api import Result
 
 
-@click.command("run")
+@click.command(
+    "run",
+    epilog=options.examples(
+        "onnxopt run model.onnx",
+        "onnxopt run model.onnx --calib images/ --preprocess imagenet -o small.onnx",
+    ),
+)
 @click.argument("model", type=options.FILE)
 @click.option("-o", "--output", type=options.FILE, help="File to write; default: MODEL.opt.onnx.")
 @click.option(
@@ -25,8 +32,11 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @options.calib
 @options.max_drop
-@click.option("--metric", metavar="NAME", help="The score of lossy passes: accuracy,"
-              " expected-accuracy, cosine, sqnr or module:function; default: by the outputs.")  # fmt: skip
+@click.option(
+    "--metric", metavar="NAME",
+    help="The score of lossy passes: accuracy, expected-accuracy, cosine, sqnr or module:function;"
+    " default: by the outputs.",
+)  # fmt: skip
 @options.target
 @click.option("--report", "report_file", type=options.FILE, help="Write the JSON report there.")
 @options.as_json
@@ -55,10 +65,6 @@ def command(
 
     Some samples of --calib are held out for the proof; without samples, inputs are drawn, which
     proves exact passes only. If anything fails, nothing is written.
-
-    \b
-    onnxopt run model.onnx
-    onnxopt run model.onnx --calib images/ --preprocess imagenet -o small.onnx
     """
     target = output or model.with_name(f"{model.name.removesuffix('.onnx')}.opt.onnx")
     if report_file is not None:
@@ -104,5 +110,3 @@ def _write_report(path: Path, found: dict[str, Any]) -> None:
 
     with files.atomic(path) as file:
         file.write(json.dumps(found, indent=2, allow_nan=False).encode() + b"\n")
-
-

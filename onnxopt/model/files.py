@@ -82,7 +82,10 @@ def read(path: Path) -> tuple[onnx.ModelProto, dict[str, Stored]]:
         if tensor.data_type not in BITS:
             tensor.raw_data = data[start:stop].tobytes()
             continue
-        weights[tensor.name] = Stored(tensor.data_type, tensor.dims, data[start:stop], tensor.name)
+        origin = (path.resolve(), start)
+        weights[tensor.name] = Stored(
+            tensor.data_type, tensor.dims, data[start:stop], tensor.name, origin
+        )
         tensor.data_location = TensorProto.EXTERNAL
     return proto, weights
 
@@ -127,7 +130,8 @@ class External:
                 f"external data of {name!r} end at byte {offset + length},"
                 f" but {path} has {len(data)} bytes"
             )
-        return Stored(tensor.data_type, tensor.dims, data[offset : offset + length], name)
+        found = data[offset : offset + length]
+        return Stored(tensor.data_type, tensor.dims, found, name, (path, offset))
 
     def locate(self, location: str, name: str) -> Path:
         """Resolve a location inside the model's folder, links followed."""

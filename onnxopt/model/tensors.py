@@ -15,6 +15,7 @@ from onnxopt.model.interface import numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import onnx_graphsurgeon as gs
 
@@ -60,12 +61,21 @@ class Stored(LazyValues):
         data_type: The ONNX element type.
         shape: The dimensions.
         raw: The bytes, uint8 of one axis, read-only.
+        origin: The file that they are mapped from, and their offset in it; None in memory.
     """
 
-    def __init__(self, data_type: int, shape: Sequence[int], raw: np.ndarray, name: str) -> None:
+    def __init__(
+        self,
+        data_type: int,
+        shape: Sequence[int],
+        raw: np.ndarray,
+        name: str,
+        origin: tuple[Path, int] | None = None,
+    ) -> None:
         self.data_type = data_type
         self.shape = tuple(shape)
         self.raw = raw
+        self.origin = origin
         self.nbytes = raw.nbytes
         dtype = numpy_dtype(data_type)
         if dtype is None or data_type not in BITS:

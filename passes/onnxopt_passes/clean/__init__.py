@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 from onnxopt import rewrite, shapes
 from onnxopt.base import Pass
 from onnxopt.errors import PassError
-from onnxopt_passes.clean import concat_slice, identity, reshape, transpose
+from onnxopt_passes.clean import concat_slice, constants, identity, links, reshape, transpose
 from onnxopt_passes.clean.branches import decide
 from onnxopt_passes.clean.constants import flush, lift
 from onnxopt_passes.clean.dead import dead
@@ -35,6 +35,7 @@ RULES: tuple[rewrite.Rule, ...] = (
     *transpose.RULES,
     *reshape.RULES,
     *concat_slice.RULES,
+    *constants.RULES,
 )
 """The local rules, in the order in which they are tried."""
 
@@ -66,23 +67,24 @@ class Clean(Pass):
         return total
 
     def _rounds(self, model: Model, ctx: Context) -> int:
-        total = 0
+        total, typed = 0, False
         for _ in range(ROUNDS):
-            shapes.infer(model)
-            made = self._round(model, ctx)
+            if not typed:
+                shapes.infer(model)
+            links.restamp(model)
+            made = self._compute(model, ctx)
+            typed = not made  # that equal and dead nodes go tells inference nothing new
+            made += merge_nodes(model, ctx) + merge_constants(model, ctx) + dead(model, ctx)
             if not made:
                 return total
             total += made
         raise PassError(f"clean has not settled after {ROUNDS} rounds: its parts loop")
 
-    def _round(self, model: Model, ctx: Context) -> int:
+    def _compute(self, model: Model, ctx: Context) -> int:
         return (
             lift(model, ctx)
             + rewrite.apply(model, RULES, ctx)
             + fold(model, ctx, self.fold_limit)
             + settle(model, ctx)
             + decide(model, ctx)
-            + merge_nodes(model, ctx)
-            + merge_constants(model, ctx)
-            + dead(model, ctx)
         )

@@ -31,7 +31,6 @@ ANY_IDENTITY = 16
 
 def decide(model: Model, ctx: Context) -> int:
     """Replace Ifs with a constant condition, and Loops that never run."""
-    links.restamp(model)
     returned = Counter(id(t) for _, graph in model.graphs() for t in graph.outputs)
     made = 0
     for path, graph in list(model.graphs()):

@@ -150,9 +150,9 @@ def take_part(graph: gs.Graph, node: gs.Node) -> bool:
 def _part(concat: gs.Node, axis: int, cut: Cut) -> gs.Tensor | None:
     """Return the input of a Concat that is just that range of its output."""
     offset = 0
-    for tensor in concat.inputs:
+    for i, tensor in enumerate(concat.inputs):
         size = axes.size(tensor, axis)
-        last = tensor is concat.inputs[-1]
+        last = i == len(concat.inputs) - 1
         if offset == cut.start and size is not None and cut.end == offset + size:
             return tensor
         if offset == cut.start and last and cut.end >= cuts.ALL:

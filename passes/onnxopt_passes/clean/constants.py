@@ -5,6 +5,8 @@ parts find them, and no node runs. Not in functions, which have no initializers;
 version 4, where an initializer has to be an input; not strings and sparse tensors; not where a
 graph returns the node's output.
 
+A Range gets scalars where it reads constants of shape [1]: `scalar_range`.
+
 Flushing: a product with a subnormal value is slow on many CPUs, and less than 1.2e-38 times the
 other factor. Only in weights whose every reader multiplies and sums (`SUMS`): anywhere else a tiny
 value may be the point, as an epsilon that keeps a logarithm finite. float16 is left alone: its
@@ -22,7 +24,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnxopt import match
 from onnxopt.model import ir
 from onnxopt.model.tensors import Sparse
-from onnxopt.rewrite import edit_id
+from onnxopt.rewrite import Rule, edit_id
 from onnxopt_passes.clean import links
 
 if TYPE_CHECKING:
@@ -46,7 +48,6 @@ def lift(model: Model, ctx: Context) -> int:
     """Turn Constant nodes into constants."""
     if model.header.ir_version < INITIALIZERS:
         return 0
-    links.restamp(model)
     made = 0
     for path, graph in ir.nested(model.graph):
         before = made
@@ -78,9 +79,25 @@ def stored(node: gs.Node) -> np.ndarray | LazyValues | None:
     return None
 
 
+def scalar_range(graph: gs.Graph, node: gs.Node) -> bool:
+    """Give a Range scalars where it reads constants of one element and one axis.
+
+    onnxruntime runs such a Range, but refuses to load it once all three are initializers: what
+    folding and decided branches make of models that got away with it.
+    """
+    values = match.constants(node.inputs)
+    if values is None or all(v.ndim == 0 for v in values) or any(v.size != 1 for v in values):
+        return False
+    name = node.outputs[0].name
+    node.inputs = [
+        ir.Constant(f"{name}.{part}", v.reshape(()))
+        for part, v in zip(("start", "limit", "delta"), values, strict=True)
+    ]
+    return True
+
+
 def flush(model: Model, ctx: Context) -> int:
     """Set the subnormal values of weights to zero."""
-    links.restamp(model)
     made = 0
     for path, root in links.roots(model):
         for where, constant in links.constants(root, path):
@@ -94,6 +111,10 @@ def flush(model: Model, ctx: Context) -> int:
                 constant.values = flushed
                 made += 1
     return made
+
+
+RULES: tuple[Rule, ...] = (Rule("scalar_range", ("Range",), scalar_range),)
+"""What constants need that are new to where they are read."""
 
 
 def _flushed(constant: gs.Constant) -> np.ndarray | None:

@@ -52,7 +52,6 @@ SCAN = 9
 
 def dead(model: Model, ctx: Context) -> int:
     """Drop nodes, outputs, initializers and functions that nothing uses."""
-    links.restamp(model)
     made = _outputs(model, ctx)
     if made:
         links.restamp(model)

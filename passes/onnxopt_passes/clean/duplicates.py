@@ -52,12 +52,14 @@ SAMPLE = 4096
 
 def merge_nodes(model: Model, ctx: Context) -> int:
     """Keep one of equal nodes."""
-    links.restamp(model)
     own = links.overridden(model)
     return sum(_merge(graph, path, own, ctx) for path, graph in list(model.graphs()))
 
 
 def _merge(graph: gs.Graph, path: str, own: frozenset[str], ctx: Context) -> int:
+    keys = [k for n in graph.nodes if (k := signature(n)) is not None]
+    if len(set(keys)) == len(keys):  # then no merger can make others equal
+        return 0
     first: dict[Hashable, gs.Node] = {}
     held: list[gs.Tensor] = []  # keys hold ids, which must not come back
     made = 0
@@ -114,7 +116,6 @@ def _attribute(value: Any) -> Hashable | None:
 
 def merge_constants(model: Model, ctx: Context) -> int:
     """Keep one of equal initializers."""
-    links.restamp(model)
     made = 0
     for path, root in links.roots(model):
         frozen = {i for _, graph in ir.nested(root, path) for i in links.pinned(graph)}

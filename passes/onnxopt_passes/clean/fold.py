@@ -65,7 +65,6 @@ def fold(model: Model, ctx: Context, limit: int) -> int:
         ctx: Asked before each edit.
         limit: The most bytes of one intermediate.
     """
-    links.restamp(model)
     own = links.overridden(model)
     total = 0
     for path, root in links.roots(model):
@@ -80,6 +79,8 @@ def _region(root: gs.Graph, path: str, own: frozenset[str]) -> list[Step]:
     inside: set[int] = set()
     memo: dict[int, Elements] = {}
     for where, graph in ir.nested(root, path):
+        if not inside and not any(_startable(n, memo) for n in graph.nodes):
+            continue
         for node in in_order(graph):
             if node.domain not in match.STANDARD or node.op in own or not node.outputs:
                 continue
@@ -89,6 +90,13 @@ def _region(root: gs.Graph, path: str, own: frozenset[str]) -> list[Step]:
             steps.append(Step(node, where, graph, value))
             inside.update(id(t) for t in node.outputs if t.name)
     return steps
+
+
+def _startable(node: gs.Node, memo: dict[int, Elements]) -> bool:
+    """Whether a region can begin with a node; saves sorting graphs that have none."""
+    if node.domain not in match.STANDARD or not node.outputs:
+        return False
+    return known(node.outputs[0], memo) is not None or _foldable(node, set())
 
 
 def _foldable(node: gs.Node, inside: set[int]) -> bool:

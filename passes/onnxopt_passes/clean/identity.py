@@ -1,5 +1,6 @@
 """Nodes that return their first input as it is: op(x) -> x.
 
+Those that take arithmetic to see it are in `arithmetic`, `repeated` and `casts`; `RULES` has all.
 Each test below proves that shape, dtype and every value stay. What a test cannot prove (a shape
 that depends on the feed, an attribute of a function) keeps the node. An end of a Slice from
 2**31 - 1 on counts as "to the end", since no tensor is that long. A MaxPool over single elements
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from onnxopt import match, shapes
 from onnxopt.model.interface import numpy_dtype
 from onnxopt.rewrite import Rule
-from onnxopt_passes.clean import axes, cuts
+from onnxopt_passes.clean import arithmetic, axes, casts, cuts, repeated
 from onnxopt_passes.clean.bypass import bypass
 
 if TYPE_CHECKING:
@@ -192,5 +193,8 @@ RULES: tuple[Rule, ...] = (
         _dropping(_reduce),
     ),
     Rule("noop_block", ("DepthToSpace", "SpaceToDepth"), _dropping(_block)),
+    *arithmetic.RULES,
+    *repeated.RULES,
+    *casts.RULES,
 )
 """In the order in which they are tried."""

@@ -105,8 +105,10 @@ def _bound(graph: gs.Graph, clip: gs.Node, bounds: Range) -> None:
             if value is not None:
                 clip.attrs[name] = float(value)
             continue
-        limit = ir.Constant(f"{clip.outputs[0].name}.{name}", np.array(value, bounds.dtype))
-        clip.inputs = [*clip.inputs, ir.Variable("") if value is None else limit]
+        limit: gs.Tensor = ir.Variable("")
+        if value is not None:
+            limit = ir.Constant(f"{clip.outputs[0].name}.{name}", np.array(value, bounds.dtype))
+        clip.inputs = [*clip.inputs, limit]
     if not clip.inputs[-1].name:
         clip.inputs = clip.inputs[:-1]
 
