@@ -10,7 +10,7 @@ from onnxopt.errors import PassError
 from onnxopt.model import ir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import onnx_graphsurgeon as gs
 
@@ -60,12 +60,28 @@ def apply(model: Model, rules: Sequence[Rule], ctx: Context) -> int:
     for rule in rules:
         for anchor in rule.anchors:
             by_op.setdefault(anchor, []).append(rule)
+    read = {id(c) for c in _declared(model) if c.outputs}
     total = 0
     for root in (model.graph, *model.graph.functions):
         match.stamp(root)
     for path, graph in list(model.graphs()):
         total += _fixpoint(graph, path, by_op, ctx)
+    if total:
+        _drop_orphans(model, read)
     return total
+
+
+def _declared(model: Model) -> Iterator[gs.Constant]:
+    for _, graph in model.graphs():
+        yield from ir.carried(graph, "initializers", ())
+
+
+def _drop_orphans(model: Model, read: set[int]) -> None:
+    """Take those initializers out of the file that were read, and no longer are."""
+    dead = {id(c) for c in _declared(model) if not (c.outputs or match.fetched(c))} & read
+    for _, graph in model.graphs():
+        if isinstance(graph, ir.Graph) and not graph.slots:  # those hold their place
+            graph.initializers = [c for c in graph.initializers if id(c) not in dead]
 
 
 def _fixpoint(graph: gs.Graph, path: str, rules: dict[str, list[Rule]], ctx: Context) -> int:

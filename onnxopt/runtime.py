@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxopt.errors import OnnxoptError
+from onnxopt.model import files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,6 +104,7 @@ class Session:
             options.enable_mem_pattern = False
             options.add_session_config_entry("session.disable_prepacking", "1")
         proto = exported.proto
+        files.release()
         try:
             for library in settings.custom_ops:
                 options.register_custom_ops_library(library)
@@ -164,6 +166,7 @@ def _hand_over(
     if not weights:
         return proto, []
     used = _used(proto.graph)
+    inputs = {v.name for v in proto.graph.input}
     folder = next((w.origin[0].parent for w in weights.values() if w.origin is not None), None)
     if folder is not None:
         options.add_session_config_entry(FOLDER, str(folder))
@@ -175,10 +178,10 @@ def _hand_over(
         stored = weights.get(tensor.name)
         if stored is None:
             copy.graph.initializer.add().CopyFrom(tensor)
-        elif tensor.name in used:  # onnxruntime drops others, and then misses them
+        elif tensor.name in used or tensor.name in inputs:
             added = copy.graph.initializer.add()
             added.CopyFrom(tensor)
-            value = _give(added, stored, folder)
+            value = _give(added, stored, folder, inline=tensor.name not in used)
             if value is not None:
                 lent[tensor.name] = value
     if lent:
@@ -186,15 +189,18 @@ def _hand_over(
     return copy, list(lent.values())
 
 
-def _give(tensor: TensorProto, stored: Stored, folder: Path | None) -> Any:
-    """Point a tensor to its bytes, or put them into it; return a value that is to be lent."""
-    if stored.origin is not None and stored.origin[0].parent == folder:
+def _give(tensor: TensorProto, stored: Stored, folder: Path | None, inline: bool) -> Any:
+    """Point a tensor to its bytes, or put them into it; return a value that is to be lent.
+
+    What nothing reads is put into it: onnxruntime drops it, and then misses what was lent.
+    """
+    if not inline and stored.origin is not None and stored.origin[0].parent == folder:
         path, offset = stored.origin
         tensor.ClearField("external_data")
         for key, entry in (("location", path.name), ("offset", offset), ("length", stored.nbytes)):
             tensor.external_data.add(key=key, value=str(entry))
         return None
-    value = _ort_value(stored)
+    value = None if inline else _ort_value(stored)
     if value is None:
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")

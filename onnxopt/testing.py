@@ -76,7 +76,8 @@ def parse_case(text: str) -> Case:
         raise ValueError("a case needs lines `# run:` and `# expect:`")
     words = [] if header["expect"] == "nothing" else header["expect"].split(",")
     expect = {op: int(n) for op, n in (w.split() for w in words)}
-    symbols = dict(pair.split("=") for pair in header.get("inputs", "").split())
+    bindings = header.get("inputs", "").replace(",", " ").split()
+    symbols = dict(pair.split("=") for pair in bindings)
     model = fill(onnx.parser.parse_model(text))
     return Case(spec.parse(header["run"]), expect, model, {k: int(v) for k, v in symbols.items()})
 

@@ -104,7 +104,7 @@ class Commands(click.Group):
 def _usage(error: click.ClickException) -> str:
     """Return what is wrong, and where help is."""
     context = error.ctx if isinstance(error, click.UsageError) else None
-    message = error.format_message()
+    message = error.format_message().rstrip(".")
     message = message[:1].lower() + message[1:]
     return f"{message} (see {context.command_path} --help)" if context else message
 

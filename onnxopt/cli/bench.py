@@ -38,7 +38,7 @@ ROUNDS = 1_000_000
 @options.calib
 @options.threads
 @click.option(
-    "--seconds", type=click.FloatRange(0, 3600, min_open=True), default=3.0, show_default=True,
+    "--seconds", type=options.Number(0, 3600, min_open=True), default=3.0, show_default=True,
     metavar="S", help="How long to time.",
 )  # fmt: skip
 @options.seed
@@ -81,10 +81,9 @@ def _facts(
     bar: terminal.Bar,
 ) -> Facts:
     from onnxopt import runtime
-    from onnxopt.model import Model
 
     bar("reading")
-    models = [Model.load(path).export() for path in paths]
+    models = [options.load(path).export() for path in paths]
     samples = options.samples(models[0], *source)
     bar("loading")
     sessions = [_session(m, p, settings) for m, p in zip(models, paths, strict=True)]

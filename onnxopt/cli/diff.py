@@ -74,11 +74,10 @@ def _facts(
     from onnxopt import cost
     from onnxopt.cli import numbers
     from onnxopt.errors import SamplesError
-    from onnxopt.model import Model
     from onnxopt.runtime import Settings
 
     bar("reading")
-    a, b = (Model.load(path).export() for path in paths)
+    a, b = (options.load(path).export() for path in paths)
     samples: Samples | None = None
     result = numbers.Numbers()
     try:

@@ -61,10 +61,9 @@ def facts(
     """Return all that is known of a model, as `--json` prints it."""
     from onnxopt import cost
     from onnxopt.cli import forecast, holdings
-    from onnxopt.model import Model
 
     bar("reading")
-    model = Model.load(path)
+    model = options.load(path)
     exported = model.export()
     feed = _feed(exported, calib, preprocess)
     bar("counting")

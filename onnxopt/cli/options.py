@@ -13,13 +13,29 @@ from onnxopt.cli.tables import plural
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from onnxopt.model import Exported
+    from onnxopt.model import Exported, Model
     from onnxopt.samples import Samples
 
     Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 TARGETS = ("portable", "ort-cpu")
 """`onnxopt.api.TARGETS`, which is too heavy to import for `--help`."""
+
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number that a text stands for."""
+        found: float = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{found} is no finite number", param, ctx)
+        return found
+
 
 FILE = click.Path(path_type=Path)
 """A path; whether it can be read or written is for the engine to say, in its own words."""
@@ -39,12 +55,6 @@ def stacked(*decorators: Decorator) -> Decorator:
 def examples(*lines: str) -> str:
     """Return the end of a help text: command lines, not wrapped."""
     return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
-
-
-def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    if not math.isfinite(value):
-        raise click.BadParameter(f"{value} is no finite number", ctx, param)
-    return value
 
 
 def _preprocess(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -79,7 +89,7 @@ seed = click.option(
 )  # fmt: skip
 
 custom_ops = click.option(
-    "--custom-ops", multiple=True, metavar="LIB",
+    "--custom-ops", multiple=True, type=click.Path(exists=True, dir_okay=False), metavar="LIB",
     help="Library of custom operators for onnxruntime; may be repeated.",
 )  # fmt: skip
 
@@ -91,9 +101,24 @@ target = click.option(
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 max_drop = click.option(
-    "--max-drop", type=click.FloatRange(min=0), callback=_finite, default=0.01, show_default=True,
+    "--max-drop", type=Number(min=0), default=0.01, show_default=True,
     metavar="X", help="How far lossy passes may lower the score.",
 )  # fmt: skip
+
+
+def load(path: Path) -> Model:
+    """Load a model; what is wrong with it is said with its name.
+
+    Raises:
+        ModelError: It cannot be read, or is not a valid model.
+    """
+    from onnxopt.errors import ModelError
+    from onnxopt.model import Model
+
+    try:
+        return Model.load(path)
+    except ModelError as e:
+        raise e if str(path) in str(e) else ModelError(f"{path}: {e}") from e
 
 
 def samples(exported: Exported, calib: str | None, preprocess: str | None, seed: int) -> Samples:

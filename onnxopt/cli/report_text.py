@@ -149,11 +149,12 @@ def _remarks(report: Report) -> dict[str, list[str]]:
     notes = list(report["notes"])
     if not any(step["edits"] for step in report["steps"]):
         notes.append("no pass found anything to do")
-    return {
+    said = {
         "undone": tables.first(undone, MOST_UNDONE),
         "left alone": tables.first(untouched, MOST_UNTOUCHED),
         "notes": notes,
     }
+    return {k: [f"- {line}" for line in v] if len(v) > 1 else v for k, v in said.items()}
 
 
 def _written(report: Report, report_file: Path | None) -> str:

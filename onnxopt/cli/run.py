@@ -66,7 +66,7 @@ def command(
     Some samples of --calib are held out for the proof; without samples, inputs are drawn, which
     proves exact passes only. If anything fails, nothing is written.
     """
-    target = output or model.with_name(f"{model.name.removesuffix('.onnx')}.opt.onnx")
+    target = output or model.parent / f"{model.name.removesuffix('.onnx')}.opt.onnx"
     if report_file is not None:
         _check_report(report_file, model, target)
     with terminal.Bar(not quiet) as bar:

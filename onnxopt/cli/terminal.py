@@ -109,28 +109,36 @@ class Bar:
         """Show what is being done; from the second call on, how much of it is (0 to 1)."""
         if not self._wanted:
             return
-        if what != self._what or self._progress is None:
+        if self._progress is None or TIMING in (what, self._what):
             self._stop()
-            self._what = what
-            self._progress = self._start()
+            self._progress = self._start(what)
+        elif what != self._what:
+            self._update(description=plain(what), total=None, completed=0)
         else:
-            task = self._progress.task_ids[0]
-            self._progress.update(task, total=1.0, completed=done)
+            self._update(total=1.0, completed=done)
+        self._what = what
 
-    def _start(self) -> Progress:
+    def _update(self, **changes: Any) -> None:
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], **changes)
+
+    def _start(self, what: str) -> Progress:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(30),
+            BarColumn(30, complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
             TimeElapsedColumn(),
         )
-        moving = self._what != TIMING
-        shown = columns if moving else columns[:1]
+        moving = what != TIMING
         progress = Progress(
-            *shown, console=console(stderr=True), transient=True, auto_refresh=moving
+            *(columns if moving else columns[:1]),
+            console=console(stderr=True),
+            transient=True,
+            auto_refresh=moving,
+            refresh_per_second=4,
         )
-        progress.add_task(plain(self._what), total=None)
+        progress.add_task(plain(what), total=None)
         progress.start()
         progress.refresh()
         return progress

@@ -51,14 +51,15 @@ class Exporter:
         """Convert one graph; all names that it captures have been given out."""
         own = constants[id(graph)]
         proto = onnx.GraphProto(name=graph.name, doc_string=graph.doc_string or None)
-        rest = getattr(graph, "rest", None)
+        rest = ir.carried(graph, "rest", None)
         if rest is not None:
             proto.MergeFrom(rest)
-        slots = _fill(getattr(graph, "slots", []), own)
+        declared = ir.carried(graph, "slots", [])
+        slots = _fill(declared, own)
         self.names.enter(graph, own)
         as_nodes: list[gs.Constant] = []
-        if getattr(graph, "slots", []):
-            held = {id(c) for _, _, c in slots}
+        if declared:
+            held = {id(c) for _, _, c in (*slots, *declared)}
             as_nodes = [c for c in own if id(c) not in held]
             own = [c for _, _, c in slots]
         for tensor in graph.inputs:
@@ -72,7 +73,7 @@ class Exporter:
         proto.input.extend(inputs)
         taken = {id(c): d.name for _, d, c in slots}
         for constant in own:
-            name = taken.get(id(constant), self.names.of(constant))
+            name = taken.get(id(constant)) or self.names.of(constant)
             self.names.given[id(constant)] = name
             self._initializer(proto, constant, name, keep_bytes)
         proto.node.extend(_constant_node(c, self.names.of(c)) for c in as_nodes)
@@ -191,7 +192,7 @@ class Exporter:
                 if tensor.dtype is not None or getattr(tensor, "carried", None) is not None:  # type: ignore[attr-defined]
                     proto.value_info.append(self.value(tensor))
         used = self.names.scopes[-1]
-        proto.value_info.extend(v for v in getattr(graph, "stale", ()) if v.name not in used)
+        proto.value_info.extend(v for v in ir.carried(graph, "stale", ()) if v.name not in used)
 
 
 def _fill(slots: list[ir.Slot], constants: list[gs.Constant]) -> list[ir.Slot]:

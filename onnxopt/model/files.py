@@ -8,6 +8,7 @@ import mmap
 import os
 import re
 import tempfile
+import weakref
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
@@ -50,11 +51,23 @@ def check_path(path: Path) -> None:
         raise ModelError(f"{path} is empty")
 
 
+_MAPS: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+"""What is mapped at present, so that its pages can be given back."""
+
+
 def mapped(path: Path) -> np.ndarray:
     """Return a file's bytes, mapped read-only: uint8 of one axis."""
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    _MAPS.add(data)
     return np.frombuffer(data, np.uint8)
+
+
+def release() -> None:
+    """Give the pages of mapped files back to the system; reading them again brings them back."""
+    for data in list(_MAPS):
+        with contextlib.suppress(AttributeError, OSError):  # not every system can
+            data.madvise(mmap.MADV_DONTNEED)
 
 
 def read(path: Path) -> tuple[onnx.ModelProto, dict[str, Stored]]:

@@ -118,6 +118,11 @@ class Function(gs.Function):
     __hash__ = object.__hash__
 
 
+def carried(graph: gs.Graph, name: str, default: Any) -> Any:
+    """Return what a graph of ours carries; GraphSurgeon's own graphs and functions have none."""
+    return vars(graph).get(name, default)
+
+
 def bodies(node: gs.Node) -> Iterator[tuple[str, gs.Graph]]:
     """Yield the subgraphs of a node with the name of their attribute."""
     for name, value in node.attrs.items():

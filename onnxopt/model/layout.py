@@ -70,7 +70,7 @@ def homes(graph: gs.Graph) -> dict[int, list[gs.Constant]]:
     result: dict[int, list[gs.Constant]] = {}
     for path, g in _paths(graph):
         result[id(g)] = []
-        for constant in getattr(g, "initializers", ()):
+        for constant in ir.carried(g, "initializers", ()):
             if isinstance(constant, gs.Constant):
                 found[id(constant)] = constant
                 declared.setdefault(id(constant), path)
@@ -125,7 +125,7 @@ class Names:
     def enter(self, graph: gs.Graph, constants: Iterable[gs.Constant]) -> None:
         """Name all tensors that a graph defines."""
         taken: set[str] = set()
-        shadows: frozenset[str] = getattr(graph, "shadows", frozenset())
+        shadows: frozenset[str] = ir.carried(graph, "shadows", frozenset())
         outer = self.scopes[:]
         self.scopes.append(taken)
         defined = [t for node in graph.nodes for t in node.outputs if t.name]

@@ -130,4 +130,3 @@ def _inline(
             sources[:] = [out if s is source else s for s in sources]
         else:
             match.insert(graph, ir.Node("Identity", node.name, {}, [source], [out]))
-

@@ -49,7 +49,7 @@ def holds(wide: str, narrow: str) -> bool:
         return False
     low, high = int(np.iinfo(narrow).min), int(np.iinfo(narrow).max)
     if wide in DIGITS:
-        return high < 2 ** DIGITS[wide]
+        return high.bit_length() <= DIGITS[wide]
     limits = np.iinfo(wide) if wide in INTEGERS else None
     return limits is not None and int(limits.min) <= low and high <= int(limits.max)
 

@@ -290,9 +290,7 @@ class _Runner:
             return {}
 
     def _compute(self, steps: Sequence[Step]) -> dict[int, np.ndarray]:
-        wanted = {
-            id(t): self.types[id(t)][0] for s in steps for t in s.node.outputs if t.outputs
-        }
+        wanted = {id(t): self.types[id(t)][0] for s in steps for t in s.node.outputs if t.outputs}
         twin = Twin(self._needed(steps), self.opset, self.version)
         found = twin.compute(wanted, self.threads)
         return {key: v for key, v in found.items() if v.dtype == wanted[key]}

@@ -5,19 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from onnxopt import match, rewrite, shapes
+from onnxopt import rewrite, shapes
 from onnxopt.base import Pass
-from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse.conv_affine import fuse_conv_affine
 from onnxopt_passes.fuse.conv_bn import fuse_conv_bn
 from onnxopt_passes.fuse.pad_conv import fuse_pad_conv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import onnx_graphsurgeon as gs
-
     from onnxopt.base import Context
     from onnxopt.model import Model
 
@@ -38,27 +33,11 @@ class Fuse(Pass):
 
     def run(self, model: Model, ctx: Context) -> int:
         """Apply all rules until none fires; types are inferred anew for what they made."""
-        read = {id(c) for c in _weights(model) if c.outputs}
         total = 0
         while True:
             shapes.infer(model)
             made = rewrite.apply(model, RULES, ctx)
             if not made:
-                break
+                return total
             total += made
-        _drop(model, read)
-        return total
 
-
-def _weights(model: Model) -> Iterator[gs.Constant]:
-    for _, graph in model.graphs():
-        if isinstance(graph, ir.Graph):
-            yield from graph.initializers
-
-
-def _drop(model: Model, read: set[int]) -> None:
-    """Take those weights out of the file that were read, and no longer are."""
-    dead = {id(c) for c in _weights(model) if not (c.outputs or match.fetched(c))} & read
-    for _, graph in model.graphs():
-        if isinstance(graph, ir.Graph) and not graph.slots:  # those hold their place
-            graph.initializers = [c for c in graph.initializers if id(c) not in dead]
