@@ -36,11 +36,15 @@ MAX_ELEMENTS = 64
 DEPTH = 32
 """Longest chain of nodes that is followed."""
 
-INFERRED = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training"})
-"""Domains whose ops onnx has shape inference for."""
-
 WHOLE = (np.dtype(np.int64), np.dtype(np.int32))
 """Types of shape arithmetic."""
+
+
+OVERRIDABLE_IR = 4
+"""From this IR version on, a caller may override an initializer that is also an input."""
+
+INFERRED = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training"})
+"""Domains whose ops onnx has shape inference for."""
 
 VAGUE = frozenset({"?", "-1", "none", "any", "dynamic", "unk", "unknown", "undefined"})
 """Symbols that exporters give to every dimension they do not know: one name, many sizes."""
@@ -84,7 +88,7 @@ def infer(model: Model) -> None:
 def _forget(proto: onnx.ModelProto) -> None:
     """Drop what inference must not believe."""
     graph = proto.graph
-    if proto.ir_version >= 4:  # a caller may override these
+    if proto.ir_version >= OVERRIDABLE_IR:
         fed = {v.name for v in graph.input}
         kept = [t for t in graph.initializer if t.name not in fed]
         if len(kept) < len(graph.initializer):
@@ -199,7 +203,7 @@ def static(tensor: gs.Tensor) -> tuple[int, ...] | None:
 def nbytes(tensor: gs.Tensor) -> int | None:
     """Return the bytes of a tensor in memory, None where its size is unknown."""
     shape, kind = static(tensor), dtype(tensor)
-    if shape is None or kind is None or kind == object:
+    if shape is None or kind is None or kind.kind == "O":
         return None
     return math.prod(shape) * kind.itemsize
 

@@ -110,6 +110,7 @@ def _usage(error: click.ClickException) -> str:
 
 
 @click.group(
+    "onnxopt",
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog=options.examples(

@@ -147,7 +147,7 @@ def _remarks(report: Report) -> dict[str, list[str]]:
     ]
     untouched = [f"{u['name']}: {u['reason']} ({u['pass']})" for u in report["untouched"]]
     notes = list(report["notes"])
-    if not any(step["edits"] for step in report["steps"]):
+    if not any(s["edits"] or s["undone"] or s["held_back"] for s in report["steps"]):
         notes.append("no pass found anything to do")
     said = {
         "undone": tables.first(undone, MOST_UNDONE),

@@ -72,6 +72,19 @@ class Rude(Pass):
 
 
 @dataclass(frozen=True)
+class Spoil(Pass):
+    """Turn all signs without asking first."""
+
+    name: ClassVar[str] = "spoil"
+    exact: ClassVar[bool] = False
+
+    def run(self, model, ctx):
+        for c in model.graph.initializers:
+            c.values = -c.values
+        return 1
+
+
+@dataclass(frozen=True)
 class Harm(Pass):
     """Change weights without asking first."""
 
@@ -115,13 +128,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def lossy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four more passes: `scale` (lossy), `wrong`, `harm` (exact, they say), `rude` (calibrated)."""
+    """More passes: `scale`, `spoil` (lossy), `wrong`, `harm` (exact, they say), `rude`."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "passes_of_the_tests.py").write_text(PASSES)
     monkeypatch.syspath_prepend(home)
     found = registry.available()
-    for name in ("scale", "wrong", "rude", "harm"):
+    for name in ("scale", "wrong", "rude", "harm", "spoil"):
         value = f"passes_of_the_tests:{name.capitalize()}"
         found[name] = EntryPoint(name, value, registry.GROUP)
     monkeypatch.setattr(registry, "available", lambda: found)

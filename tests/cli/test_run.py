@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -132,12 +132,18 @@ class TestOtherPasses:
         assert (error["kind"], error["exit_code"], result.code) == ("ParityError", 1, 1)
         assert result.err == f"error: {error['message']}\n"
 
+    def test_undone_is_not_nothing_to_do(self, cli):
+        args = ("--passes", "scale:factor=-1", "--calib", "data.npz", "--metric", "cosine")
+        page = cli("run", "model.onnx", *args).page
+        assert "undone" in page
+        assert "anything to do" not in page
+
     def test_lossy_passes_need_samples(self, cli):
         assert "--calib" in cli("run", "model.onnx", "--passes", "scale").error(2)
 
     def test_budget(self, cli):
-        args = ("run", "model.onnx", "--passes", "scale:factor=-1", "--calib", "data.npz")
-        cli(*args, "--metric", "cosine").error(1)
+        args = ("run", "model.onnx", "--passes", "spoil", "--calib", "data.npz")
+        assert "falls by" in cli(*args, "--metric", "cosine").error(1)
         assert not Path("model.opt.onnx").exists()
 
     def test_score_is_said(self, cli):
@@ -152,26 +158,12 @@ def test_recipe(cli):
     assert [s["pass"] for s in steps] == ["clean"]
 
 
-def test_external_data(cli):
-    rng_rows = 20_000
-    import numpy as np
-    from onnx import numpy_helper
-
-    model = onnx.load("model.onnx")
-    del model.graph.initializer[0]
-    value = np.ones((8, 4), np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(value, "w"))
-    big = numpy_helper.from_array(np.ones(rng_rows, np.float32), "big")
-    model.graph.initializer.append(big)
-    model.graph.node.add(op_type="ReduceSum", input=["big"], output=["s"])
-    model.graph.output.add().CopyFrom(
-        onnx.helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, None)
-    )
-    onnx.save(model, "big.onnx")
-    shutil.copy("big.onnx", "again.onnx")
-    args = ("--external-data", "--passes", "clean:fold_limit=0")
-    assert cli("run", "big.onnx", *args).code == 0
+def test_external_data(cli, make):
+    weights = np.ones((2000, 4), np.float32)
+    make("big.onnx", "g (float[N, 2000] x) => (float[N, 4] y) { y = MatMul(x, w) }", w=weights)
+    assert cli("run", "big.onnx", "--external-data").code == 0
     assert list(Path().glob("big.opt.onnx.*.data"))
+    assert cli("diff", "big.onnx", "big.opt.onnx").code == 0
 
 
 def test_preprocess_needs_calib(cli):

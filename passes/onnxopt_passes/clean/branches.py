@@ -82,7 +82,7 @@ def _never_runs(node: gs.Node) -> bool:
 
 
 def _movable(graph: gs.Graph, node: gs.Node, sources: list[gs.Tensor]) -> bool:
-    """Whether an Identity can stand wherever one is needed; before opset 16 it takes tensors only."""
+    """Whether an Identity can stand wherever one is needed."""
     if any(not s.name for s in sources):
         return False
     pairs = zip(sources, node.outputs[: len(sources)], strict=False)

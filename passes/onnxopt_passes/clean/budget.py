@@ -147,5 +147,5 @@ def content(tensor: gs.Tensor) -> int:
         return content(value) if isinstance(value, gs.Constant) else 0
     values = tensor._values
     if isinstance(values, Packed):
-        return values.tensor.ByteSize() - len(values.tensor.name)
+        return int(values.tensor.ByteSize()) - len(values.tensor.name)
     return tensors.nbytes(tensor)

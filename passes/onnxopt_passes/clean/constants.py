@@ -66,7 +66,7 @@ def lift(model: Model, ctx: Context) -> int:
 
 
 def stored(node: gs.Node) -> np.ndarray | LazyValues | None:
-    """Return the values of a Constant node as they are stored; None if it is none, or not dense numbers."""
+    """Return what a Constant node holds; None for other nodes, strings and sparse tensors."""
     if not match.is_op(node, "Constant") or len(node.outputs) != 1:
         return None
     for name, value in node.attrs.items():

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import onnx_graphsurgeon as gs
-
 from onnxopt import match
 from onnxopt.model import ir
 from onnxopt.model.layout import reads
@@ -28,6 +26,8 @@ from onnxopt_passes.clean import links
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import onnx_graphsurgeon as gs
 
     from onnxopt.base import Context
     from onnxopt.model import Model

@@ -106,9 +106,9 @@ def signature(node: gs.Node) -> Hashable | None:
 def _attribute(value: Any) -> Hashable | None:
     if isinstance(value, gs.Constant):
         kind, raw = _kind(value), _raw(value)
-        return None if raw is None else (kind, blake2b(raw).digest())
+        return None if raw is None else (kind, blake2b(raw.data).digest())
     if isinstance(value, AttributeProto):
-        return value.SerializeToString(deterministic=True)
+        return bytes(value.SerializeToString(deterministic=True))
     if isinstance(value, gs.Graph) or (isinstance(value, list) and isinstance(value[0], gs.Graph)):
         return None
     return (type(value).__name__, repr(value))  # repr tells 0.0 from -0.0, and 1 from 1.0

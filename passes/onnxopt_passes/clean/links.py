@@ -36,7 +36,7 @@ def restamp(model: Model) -> None:
 
 
 def redirect(old: gs.Tensor, new: gs.Tensor) -> None:
-    """Make all readers of `old` read `new`, in time linear in their number; graphs go on returning it."""
+    """Make all readers of `old` read `new`; a graph that returns it goes on doing so."""
     for node in {id(n): n for n in old.outputs}.values():
         for i, tensor in enumerate(node.inputs):
             if tensor is old:
@@ -81,7 +81,7 @@ def pinned(graph: gs.Graph) -> set[int]:
 
 
 def constants(root: gs.Graph, path: str) -> Iterator[tuple[str, gs.Constant]]:
-    """Yield every constant that a root graph and its bodies declare or read, with where it is met."""
+    """Yield every constant that a root and its bodies declare or read, with its path."""
     seen: set[int] = set()
     for here, graph in ir.nested(root, path):
         met = [*getattr(graph, "initializers", ()), *graph.outputs]

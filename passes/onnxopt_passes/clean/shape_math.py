@@ -4,8 +4,9 @@ The shape is followed back (`shapes.elements`) to numbers and to dimensions that
 when the model runs. Where element i is dimension i of x itself, by symbol or because it was read
 off the same tensor, 0 says so ("copy"); one other element may be unknown, and becomes -1.
 
-Guards: `allowzero` is not set, since then 0 is a size; no element is unknown beside an explicit
--1; no more than one is. [N, S, 12, 64] of x[N, S, 768] is [0, 0, 12, 64] without any -1.
+Guards: a node computes the shape; `allowzero` is not set, since then 0 is a size; no element is
+unknown beside an explicit -1; no more than one is. [N, S, 12, 64] of x[N, S, 768] is
+[0, 0, 12, 64], without any -1.
 
 Exact wherever the Reshape itself succeeds, but for one case: with a -1 in the new shape and a
 dimension beside it that is 0 at run time, -1 has no solution, and the Reshape fails where the
@@ -70,9 +71,9 @@ def settle(model: Model, ctx: Context) -> int:
 def _constant_shape(node: gs.Node, memo: dict[int, Elements]) -> list[int] | None:
     """Return the shape to write for a Reshape; None if there is none, or it is constant already."""
     data, shape = node.inputs
-    if match.constant(shape) is not None or node.attrs.get("allowzero", 0) != 0:
+    if match.producer(shape) is None or match.constant(shape) is not None:
         return None
-    if shapes.dims(data) is None:
+    if node.attrs.get("allowzero", 0) != 0 or shapes.dims(data) is None:
         return None
     found = shapes.elements(shape, memo=memo)
     if found is None:
