@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from onnxopt import __version__, latency, pipeline, report, spec
+from onnxopt import __version__, latency, metrics, pipeline, report, spec
 from onnxopt.errors import OutputError, SlowerError, SpecError
 from onnxopt.model import Exported, Model, files
 from onnxopt.proof import Terms
@@ -111,11 +111,18 @@ def optimize(
     start = time.perf_counter()
     if target not in TARGETS:
         raise SpecError(f"target {target!r} is unknown; there are: {', '.join(TARGETS)}")
+    metrics.check(metric)
+    libraries = tuple(str(Path(library)) for library in custom_ops)
+    for library in libraries:
+        if not Path(library).is_file():
+            raise SpecError(f"there is no library of custom operators at {library}")
+    if preprocess is not None and calibration is None:
+        raise SpecError("preprocess is for image files, but no calibration data are given")
     chosen = spec.complete(spec.parse(passes) if isinstance(passes, str) else tuple(passes))
     destination = None if output is None else _destination(output)
     loaded = _load(model)
     samples = _samples(loaded, calibration, preprocess)
-    terms = Terms(max_drop, metric, threads, tuple(custom_ops), seed)
+    terms = Terms(max_drop, metric, threads, libraries, seed)
     job = pipeline.Job(
         chosen, terms, target, require_proof, allow_synthetic, pass_timeout, progress
     )

@@ -93,6 +93,21 @@ METRICS: dict[str, Score] = {
 }
 
 
+def check(name: str | None) -> None:
+    """Refuse a metric that does not exist, before any work.
+
+    Raises:
+        SpecError: It is neither built in nor an importable `module:function`.
+    """
+    if name is None or name in METRICS:
+        return
+    if ":" not in name:
+        near = get_close_matches(name, METRICS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(METRICS)}"
+        raise SpecError(f"no metric is named {name!r}; {hint} (or give module:function)")
+    _imported(name)
+
+
 def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
     """Return the metric called `name`, a `module:function`, or what fits the outputs.
 
@@ -109,10 +124,7 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
         return Metric(chosen, METRICS[chosen])
     if ":" in name:
         return Metric(name, _imported(name))
-    if name not in METRICS:
-        near = get_close_matches(name, METRICS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(METRICS)}"
-        raise SpecError(f"no metric is named {name!r}; {hint} (or give module:function)")
+    check(name)
     if name == "accuracy" and not labelled:
         raise SpecError("metric 'accuracy' needs labels: put an array `labels` into the samples")
     if name in ("accuracy", "expected-accuracy") and _find_scores(outputs) is None:

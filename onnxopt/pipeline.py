@@ -14,6 +14,7 @@ from onnxopt.base import Context
 from onnxopt.deadline import TimeUpError, deadline
 from onnxopt.errors import (
     BudgetError,
+    ModelError,
     OnnxoptError,
     ParityError,
     PassError,
@@ -139,7 +140,10 @@ def run(model: Model, job: Job, samples: Samples | None) -> Run:
     calibration, holdout = (None, None) if samples is None else samples.split(seed=job.terms.seed)
     _demand_samples(job, calibration)
     source = model.export()
-    note = validate(source, job.terms.custom_ops)
+    try:
+        note = validate(source, job.terms.custom_ops)
+    except ModelError as e:
+        raise ModelError(f"{model.path}: {e}" if model.path else str(e)) from e
     job.progress("measuring the source", 0.0)
     proof = Proof(source, holdout, job.terms)
     _demand_proof(job, proof)
@@ -267,7 +271,7 @@ class _Attempt:
 
     def _culprit(self, model: Model, failure: Failure, denied: frozenset[str]) -> str | None:
         made = tuple(self.gate.made)
-        if not made or failure.kind == "lied":
+        if not made or failure.kind in ("lied", "budget"):
             return None
 
         def fails(only: frozenset[str]) -> bool:

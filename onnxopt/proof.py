@@ -35,6 +35,9 @@ SCORED = 1000
 DRAWN = 6
 """Synthetic samples where there are no others."""
 
+DRAWS = 24
+"""How many are drawn to find so many that the source runs on."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -169,7 +172,7 @@ class Proof:
         session = Session(self.source, self.terms.settings(False, lean=True))
         if self.holdout is None:
             try:
-                samples = synthetic(self.source.inputs, seed=self.terms.seed, n=DRAWN)
+                samples = synthetic(self.source.inputs, seed=self.terms.seed, n=DRAWS)
             except SamplesError as e:
                 self.unproven = str(e)
                 return
@@ -177,6 +180,8 @@ class Proof:
             samples = self.holdout.take(COMPARED)
         trouble = ""
         for number, sample in enumerate(samples):
+            if samples.synthetic and len(self._feeds) == DRAWN:
+                break
             try:
                 session.run(sample.feed)
             except CannotRun as e:

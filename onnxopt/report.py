@@ -132,6 +132,7 @@ def _proof(run: Run) -> dict[str, Any]:
         "samples": proof.samples if verdict is None else verdict.samples,
         "compared": proof.samples,
         "synthetic": proof.synthetic,
+        "source": "drawn" if proof.holdout is None else proof.holdout.source,
         "drawn": proof.drawn,
         "drift": max(drifts, default=None),
         "noise_floor": proof.tolerance.floor if not proof.unproven else None,

@@ -105,6 +105,8 @@ class Model:
             return cls._build(proto, weights, path)
         except RecursionError as e:
             raise ModelError(f"{path}: subgraphs are nested too deep") from e
+        except ModelError as e:
+            raise ModelError(f"{path}: {e}") from e
 
     @classmethod
     def from_proto(cls, proto: onnx.ModelProto) -> Model:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnxopt.model.interface import Dim, Port
 
 BATCHES = (1, 2, 3)
-SIZES = (8, 16, 32, 64)
+SIZES = (8, 16, 32, 64, 128, 256, 512)
 IMAGE_SIZES = (32, 64, 96, 128)  # networks that shrink and grow images want multiples of 32
 MOST_BYTES = 1 << 30
 
@@ -37,11 +37,12 @@ def synthetic(
 
     Equal symbols get equal sizes within a sample, and so do nameless dimensions of the same axis
     number. Sizes differ from sample to sample: what occurs as a first dimension is 1, 2, 3 in
-    turn; others are 8, 16, 32, 64 (32, 64, 96, 128 from the third axis on where there are four or
-    more), in even samples all alike (some models want squares), in odd ones not.
+    turn; others are 8 to 512 (32, 64, 96, 128 from the third axis on where there are four or
+    more), in even samples all alike (some models want squares), in odd ones not. In every fourth
+    sample all nameless dimensions of inputs after the first are the batch, as those of states are.
 
-    Floats are normal, in [0, 1), or wide with zeros, in turn. Integers are 0 to 2, since they
-    often are indices, masks or lengths. Strings are "a" or "b".
+    Floats are normal, in [0, 1), or wide with zeros, in turn. Integers are 0 to 2 or 0 to 1 in
+    turn, since they often are indices, masks or lengths. Strings are "a" or "b".
 
     Args:
         inputs: The inputs of the model.
@@ -59,11 +60,16 @@ def synthetic(
             raise SamplesError(f"synthetic: no sizes for {symbol!r}: give some, 0 or more")
     required = [port for port in inputs if port.required]
     free = _free(required)
-    for i in range(n):
-        _check_size(required, _bind(free, i, pool))
+    bindings = [_bind(free, i, pool) for i in range(n)]
+    shapes = [
+        [_shape(port, bound, number > 0 and i % 4 == 3) for number, port in enumerate(required)]
+        for i, bound in enumerate(bindings)
+    ]
+    for drawn in shapes:
+        _check_size(required, drawn)
 
     def loaders() -> list[Loader]:
-        return [partial(_draw, required, _bind(free, i, pool), seed, i) for i in range(n)]
+        return [partial(_draw, required, drawn, seed, i) for i, drawn in enumerate(shapes)]
 
     return Samples(loaders, "synthetic", length=n, synthetic=True)
 
@@ -113,17 +119,23 @@ def _bind(
     return bound
 
 
-def _shape(port: Port, bound: Bindings) -> tuple[int, ...]:
-    """Return the shape of an input under some bindings."""
-    keys = [(_key(dim, axis), dim) for axis, dim in enumerate(port.shape or ())]
-    return tuple(int(dim or 0) if key is None else bound[key] for key, dim in keys)
+def _shape(port: Port, bound: Bindings, state: bool) -> tuple[int, ...]:
+    """Return the shape of an input under some bindings; a state's nameless axes are the batch."""
+    found = []
+    for axis, dim in enumerate(port.shape or ()):
+        key = _key(dim, axis)
+        if state and isinstance(key, int):
+            found.append(bound.get(0, 1))
+        else:
+            found.append(int(dim or 0) if key is None else bound[key])
+    return tuple(found)
 
 
-def _check_size(ports: Sequence[Port], bound: Bindings) -> None:
+def _check_size(ports: Sequence[Port], shapes: Sequence[tuple[int, ...]]) -> None:
     """Raise SamplesError if a sample would be absurdly large."""
     sizes = {
-        port.name: math.prod(_shape(port, bound)) * port.dtype.itemsize
-        for port in ports
+        port.name: math.prod(shape) * port.dtype.itemsize
+        for port, shape in zip(ports, shapes, strict=True)
         if port.dtype is not None
     }
     if sum(sizes.values()) > MOST_BYTES:
@@ -134,13 +146,13 @@ def _check_size(ports: Sequence[Port], bound: Bindings) -> None:
         )
 
 
-def _draw(ports: Sequence[Port], bound: Bindings, seed: int, i: int) -> Sample:
+def _draw(ports: Sequence[Port], shapes: Sequence[tuple[int, ...]], seed: int, i: int) -> Sample:
     """Draw sample `i`."""
     rng = np.random.default_rng((seed, i))
     feed: Feed = {}
-    for port in ports:
+    for port, shape in zip(ports, shapes, strict=True):
         if port.dtype is not None:
-            feed[port.name] = _values(rng, _shape(port, bound), port.dtype, i)
+            feed[port.name] = _values(rng, shape, port.dtype, i)
     return Sample(feed)
 
 
@@ -152,7 +164,8 @@ def _values(
         return np.asarray(rng.choice(["a", "b"], shape), dtype=object)
     limits = integer_range(dtype)
     if limits is not None:
-        return np.asarray(rng.integers(0, min(2, limits[1]), shape, endpoint=True)).astype(dtype)
+        most = min(2 - i % 2, limits[1])
+        return np.asarray(rng.integers(0, most, shape, endpoint=True)).astype(dtype)
     values = _floats(rng, shape, i)
     if dtype.kind == "c":
         values = values + 1j * _floats(rng, shape, i)

@@ -167,10 +167,17 @@ def _explore(island: Island, root: gs.Node) -> None:
             above = match.producer(tensor)
             if above is None or id(above) in island.nodes or len(island.nodes) == MOST:
                 continue
-            inside = all(id(n) in island.nodes for n in tensor.outputs)
-            if inside and not match.fetched(tensor) and _joins(island, above):
+            if _enclosed(island, tensor) and _joins(island, above):
                 island.nodes[id(above)] = above
                 todo.append(above)
+
+
+def _enclosed(island: Island, tensor: gs.Tensor) -> bool:
+    """Whether all that see a tensor are nodes of the island, as an operand with its axes."""
+    return not match.fetched(tensor) and all(
+        id(n) in island.nodes and not any(t is tensor for t in n.inputs[len(operands(n)) :])
+        for n in tensor.outputs
+    )
 
 
 def _withdraw(island: Island) -> None:
@@ -210,8 +217,8 @@ def _shorter(island: Island) -> int:
     """Return how many Transposes fewer the graph has with the island turned over."""
     gone = 1
     for tensor in island.shores.values():
-        lone = not match.fetched(tensor) and all(id(n) in island.nodes for n in tensor.outputs)
-        gone += int(lone and _above(island, tensor) is not None) - _cost(island, tensor)
+        lone = _above(island, tensor) is not None and _enclosed(island, tensor)
+        gone += int(lone) - _cost(island, tensor)
     return gone
 
 
@@ -240,12 +247,21 @@ def _turn(island: Island, root: gs.Node, out: gs.Tensor) -> None:
     for node in island.nodes.values():
         old = node.outputs[0]
         turned[id(old)] = out if node is root else _permuted(island, old, old.name)
+    above = [match.producer(t) for t in island.shores.values() if _above(island, t)]
     for node in island.nodes.values():
         count = len(operands(node))
         new = turned[id(node.outputs[0])]
         _remap(island, node)
         node.inputs = [turned[id(t)] for t in node.inputs[:count]] + node.inputs[count:]
         node.outputs = [new]
+    for maker in above:
+        # They may lie too far up for the sweep to come by.
+        if maker is not None and match.here(island.graph, maker) and not _seen(maker):
+            match.remove(maker)
+
+
+def _seen(node: gs.Node) -> bool:
+    return any(t.outputs or match.fetched(t) for t in node.outputs)
 
 
 def _remap(island: Island, node: gs.Node) -> None:

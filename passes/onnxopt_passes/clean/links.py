@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxopt import match
@@ -71,7 +72,9 @@ def pinned(graph: gs.Graph) -> set[int]:
     rest = getattr(graph, "rest", None)
     annotated = {
         entry.value
-        for annotation in (rest.quantization_annotation if rest is not None else ())
+        for annotation in (
+            rest.quantization_annotation if isinstance(rest, onnx.GraphProto) else ()
+        )
         for entry in annotation.quant_parameter_tensor_names
     }
     kept = {id(c) for c in getattr(graph, "initializers", ()) if c.name in annotated}
