@@ -1,9 +1,10 @@
 """How far the outputs of two models are apart, and how far rounding alone puts them.
 
 The drift of a float output is max |got - want| / max |want|. Its *slice drift* is the largest drift
-of one index of one axis (a channel, a class, a box coordinate), where a slice's own max |want|
-counts, at least a thousandth of the tensor's: so an output that joins boxes of hundreds of pixels
-and scores below one is judged on both. Of integers, booleans and strings both are the share of
+of one index of one axis (a channel, a box coordinate), where a slice's own max |want| counts, at
+least a thousandth of the tensor's: so an output that joins boxes of hundreds of pixels and scores
+below one is judged on both. Slices of few elements are not looked at: one logit near zero carries
+the rounding of the sum that it comes from. Of integers, booleans and strings both are the share of
 elements that differ.
 """
 
@@ -33,6 +34,12 @@ ROUNDING = {"float64": 128 * 2.0**-23, "float32": 128 * 2.0**-23, "float16": 8 *
 
 COARSE = 8 * 2.0**-7
 """The same for bfloat16 and narrower."""
+
+LEAST_SLICE = 8
+"""Elements that a slice must have."""
+
+SLICE_MARGIN = 100.0
+"""Times its own scale's rounding that a slice may be off: it shares sums with larger ones."""
 
 MOST_SLICES = 4096
 """Axes longer than this are not looked at index by index."""
@@ -126,7 +133,8 @@ def _float_difference(name: str, want: np.ndarray, got: np.ndarray) -> Differenc
 def _sliced(error: np.ndarray, size: np.ndarray, whole: float) -> float:
     worst = float(error.max()) / whole
     for axis in range(error.ndim):
-        if 1 < error.shape[axis] <= MOST_SLICES:
+        count = error.shape[axis]
+        if 1 < count <= MOST_SLICES and error.size >= LEAST_SLICE * count:
             others = tuple(i for i in range(error.ndim) if i != axis)
             scale = np.maximum(size.max(axis=others), max(SLICE * whole, SMALL))
             worst = max(worst, float((error.max(axis=others) / scale).max()))
@@ -175,7 +183,7 @@ class Tolerance:
         least = 0.0 if want is None else rounding(want)
         drift, sliced = self.floors.get(difference.output, (0.0, 0.0))
         return difference.drift <= max(MARGIN * drift, least) and (
-            difference.slice_drift <= max(MARGIN * sliced, least)
+            difference.slice_drift <= max(MARGIN * sliced, SLICE_MARGIN * least)
         )
 
     @property
