@@ -106,6 +106,32 @@ def constant(tensor: gs.Tensor) -> np.ndarray | None:
     return None
 
 
+def filled(tensor: gs.Tensor) -> np.ndarray | None:
+    """Return the values of a constant, or of one value spread over a constant shape.
+
+    Expand of a single element, and ConstantOfShape, are left in the graph where folding them would
+    make the file grow; a rule that absorbs them may read them. The array takes no memory.
+    """
+    values = constant(tensor)
+    if values is not None:
+        return values
+    node = producer(tensor)
+    if is_op(node, "Expand"):
+        value, shape = (constant(t) for t in node.inputs)  # type: ignore[union-attr]
+    elif is_op(node, "ConstantOfShape"):
+        held = node.attrs.get("value")  # type: ignore[union-attr]
+        value = constant(held) if isinstance(held, gs.Constant) else np.zeros(1, np.float32)
+        shape = constant(node.inputs[0])  # type: ignore[union-attr]
+    else:
+        return None
+    if value is None or shape is None or value.size != 1:
+        return None
+    whole = [int(d) for d in shape.reshape(-1)]
+    if any(d < 0 for d in whole) or len(whole) < (value.ndim if is_op(node, "Expand") else 0):
+        return None
+    return np.broadcast_to(value.reshape(()), whole)
+
+
 def constants(tensors: Sequence[gs.Tensor]) -> list[np.ndarray] | None:
     """Return the values of all these tensors, None unless all are constants."""
     values = [constant(t) for t in tensors]

@@ -70,13 +70,8 @@ def pinned(graph: gs.Graph) -> set[int]:
     inputs (before IR version 4).
     """
     rest = getattr(graph, "rest", None)
-    annotated = {
-        entry.value
-        for annotation in (
-            rest.quantization_annotation if isinstance(rest, onnx.GraphProto) else ()
-        )
-        for entry in annotation.quant_parameter_tensor_names
-    }
+    annotations = rest.quantization_annotation if isinstance(rest, onnx.GraphProto) else ()
+    annotated = {e.value for a in annotations for e in a.quant_parameter_tensor_names}
     kept = {id(c) for c in getattr(graph, "initializers", ()) if c.name in annotated}
     kept.update(id(c) for _, _, c in getattr(graph, "slots", ()))
     kept.update(id(t) for t in graph.outputs)

@@ -11,12 +11,14 @@ from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse.conv_affine import fuse_conv_affine
 from onnxopt_passes.fuse.conv_bn import fuse_conv_bn
 from onnxopt_passes.fuse.pad_conv import fuse_pad_conv
+from onnxopt_passes.fuse.zero_bias import fuse_zero_bias
 
 if TYPE_CHECKING:
     from onnxopt.base import Context
     from onnxopt.model import Model
 
 RULES: tuple[Rule, ...] = (
+    Rule("zero_bias", ("Conv", "ConvTranspose", "Gemm"), fuse_zero_bias),
     Rule("conv_bn", ("BatchNormalization",), fuse_conv_bn),
     Rule("conv_affine", ("Mul", "Div", "Add", "Sub"), fuse_conv_affine),
     Rule("pad_conv", ("Pad",), fuse_pad_conv),

@@ -128,7 +128,7 @@ def _bias(node: gs.Node, channels: int, dtype: np.dtype) -> np.ndarray | None:
     """Return what a layer adds to each channel; None if that is not constant, or no such thing."""
     if not match.given(node, 2):
         return np.zeros(channels)
-    values = match.constant(node.inputs[2])
+    values = match.filled(node.inputs[2])
     if values is None or values.dtype != dtype:
         return None
     if node.op != "Gemm":

@@ -1,0 +1,1 @@
+"""A generator of random small models."""
