@@ -89,7 +89,8 @@ def _overridable(s: Scope) -> Value | None:
     if s.book.ir < 4 or not s.flip(15):
         return None
     default = s.weight(s.choose([[4], [1], []]))
-    value = Value("w0", (default, *(np.roll(default, 1) * 2 for _ in range(RUNS - 1))))
+    other = np.asarray(np.roll(default, 1) * 2)
+    value = Value("w0", (default, *[other] * (RUNS - 1)))
     s.values.append(value)
     s.initializers.append(numpy_helper.from_array(default, value.name))
     return value
