@@ -7,6 +7,7 @@ A tensor's `outputs` are the nodes that read it, those in If, Loop and Scan bodi
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,22 @@ VALUE_ATTRIBUTES = {
     "value_int": np.int64,
     "value_ints": np.int64,
 }
+
+
+MISSES: ContextVar[list[str] | None] = ContextVar("misses", default=None)
+"""Where reasons of rules go while somebody asks for them; None while nobody does."""
+
+
+def miss(reason: str) -> bool:
+    """Say why a rule stands back from what it almost matched; returns False.
+
+    For near misses only: the pattern is there and one guard stops it. `rewrite.apply` collects the
+    reasons for `onnxopt explain`.
+    """
+    reasons = MISSES.get()
+    if reasons is not None:
+        reasons.append(reason)
+    return False
 
 
 def stamp(graph: gs.Graph) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from fuzz import layers, layout
-from fuzz.scope import LOCAL, Scope, Value, code
+from fuzz.scope import LOCAL, Scope, Value, code, make_node
 from onnx import helper
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _define(s: Scope, x: Value) -> None:
     out = made[-1]
     attributes = []
     if s.flip(30):
-        slope = helper.make_node("LeakyRelu", [out.name], ["slope"])
+        slope = make_node("LeakyRelu", [out.name], ["slope"])
         slope.attribute.add(name="alpha", ref_attr_name="alpha", type=onnx.AttributeProto.FLOAT)
         if out.dtype.kind == "f":
             inner.nodes.append(slope)

@@ -168,7 +168,7 @@ class Scope:
         nodes_only = self.function or (self.outer is not None and self.book.ir < 4)
         if nodes_only or self.flip(30):
             attrs = self._form(array)
-            self.nodes.append(helper.make_node("Constant", [], [value.name], **attrs))
+            self.nodes.append(make_node("Constant", [], [value.name], **attrs))
         else:
             self.initializers.append(numpy_helper.from_array(array, value.name))
         self.values.append(value)
@@ -193,11 +193,8 @@ class Scope:
     ) -> list[Value] | None:
         """Add a node and return its outputs; None if onnxruntime refuses it."""
         names = [self.fresh() for _ in range(outputs)]
-        proto = helper.make_node(op, [v.name if v else "" for v in inputs], names, domain=domain)
-        for name, value in attrs.items():
-            if value is not None:
-                proto.attribute.append(helper.make_attribute(name, value))
-        return self.add(proto)
+        read = [v.name if v else "" for v in inputs]
+        return self.add(make_node(op, read, names, domain, **attrs))
 
     def one(self, op: str, *inputs: Value | None, **attrs: Any) -> Value | None:
         """Add a node of one output."""
@@ -220,6 +217,8 @@ class Scope:
             proto.metadata_props.add(key="origin", value="fuzz")
         free = "" if any(n.name == "one" for n in self.nodes) else "one"
         proto.name = self.choose(["", free, f"n_{proto.output[0]}"])
+        if not proto.name:
+            proto.ClearField("name")
         if self.flip(5):
             proto.doc_string = "drawn"
         self.nodes.append(proto)
@@ -238,6 +237,19 @@ class Scope:
             self.outer.count = max(self.outer.count, self.count)
         types = [helper.make_tensor_value_info(v.name, code(v.dtype), None) for v in outputs]
         return helper.make_graph(self.nodes, name, inputs, types, self.initializers)
+
+
+def make_node(
+    op: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attrs: Any
+) -> onnx.NodeProto:
+    """Make a node without fields that say nothing, and without attributes that are None."""
+    node = onnx.NodeProto(op_type=op, input=inputs, output=outputs)
+    if domain:
+        node.domain = domain
+    node.attribute.extend(
+        helper.make_attribute(name, value) for name, value in attrs.items() if value is not None
+    )
+    return node
 
 
 def reads(node: onnx.NodeProto) -> set[str]:

@@ -6,6 +6,9 @@ written down; Ifs and Loops that are decided; equal nodes, equal initializers; w
 are repeated until one changes nothing. Weights are flushed of subnormal values last, since that is
 to be done once; if it changes anything, rounds follow, for weights may be equal then.
 
+Parts take types, and which tensors are returned, as they were noted when the round began
+(`shapes.infer`, `links.restamp`).
+
 Every part shrinks the graph, so that rounds end; every part visits nodes and constants in the
 graph's order, so that results are the same in every run.
 """

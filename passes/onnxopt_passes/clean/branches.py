@@ -34,18 +34,22 @@ def decide(model: Model, ctx: Context) -> int:
     returned = Counter(id(t) for _, graph in model.graphs() for t in graph.outputs)
     made = 0
     for path, graph in list(model.graphs()):
+        waiting, nodes = graph.nodes[::-1], []
         before = made
-        for node in graph.nodes:  # grows while it is walked: branches may hold Ifs
+        while waiting:
+            node = waiting.pop()
             if getattr(node, "removed", False):
                 continue
             sources = _sources(node)
             if sources is None or not _movable(graph, node, sources):
-                continue
-            if ctx.allow(edit_id("branch", path, node)):
-                _inline(graph, node, sources, returned)
+                nodes.append(node)
+            elif ctx.allow(edit_id("branch", path, node)):
+                waiting += reversed(_inline(graph, node, sources, returned))
                 made += 1
+            else:
+                nodes.append(node)
         if made > before:
-            links.purge(graph)
+            graph.nodes[:] = nodes
     if made:
         links.restamp(model)
     return made
@@ -94,8 +98,8 @@ def _movable(graph: gs.Graph, node: gs.Node, sources: list[gs.Tensor]) -> bool:
 
 def _inline(
     graph: gs.Graph, node: gs.Node, sources: list[gs.Tensor], returned: Counter[int]
-) -> None:
-    """Put a node's equal in its place.
+) -> list[gs.Node]:
+    """Make a node's equal give its outputs; return the nodes that take its place.
 
     Args:
         graph: Where the node is.
@@ -111,7 +115,7 @@ def _inline(
     if taken is not None:
         taken.nodes = []
     for inner_node in moved:
-        match.insert(graph, inner_node)
+        inner_node.owner = graph  # type: ignore[attr-defined]
         for _, body in ir.bodies(inner_node):
             for _, inner in ir.nested(body):
                 returned.update(id(t) for t in inner.outputs)
@@ -129,4 +133,7 @@ def _inline(
             links.redirect(source, out)
             sources[:] = [out if s is source else s for s in sources]
         else:
-            match.insert(graph, ir.Node("Identity", node.name, {}, [source], [out]))
+            copy = ir.Node("Identity", node.name, {}, [source], [out])
+            copy.owner = graph  # type: ignore[attr-defined]
+            moved.append(copy)
+    return moved

@@ -155,7 +155,7 @@ def _narrow(node: gs.Node, unread: list[int]) -> None:
 def _initializers(model: Model, ctx: Context) -> int:
     made = 0
     for path, graph in model.graphs():
-        declared = getattr(graph, "initializers", [])
+        declared = ir.carried(graph, "initializers", [])
         if all(c.outputs for c in declared):
             continue
         pinned = links.pinned(graph)

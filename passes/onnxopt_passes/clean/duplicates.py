@@ -132,7 +132,7 @@ def merge_constants(model: Model, ctx: Context) -> int:
                     gone.add(id(constant))
         if gone:
             for _, graph in ir.nested(root, path):
-                declared = getattr(graph, "initializers", [])
+                declared = ir.carried(graph, "initializers", [])
                 declared[:] = [c for c in declared if id(c) not in gone]
         made += len(gone)
         if isinstance(root, gs.Function) or model.header.ir_version < INITIALIZERS:
@@ -142,7 +142,7 @@ def merge_constants(model: Model, ctx: Context) -> int:
 
 def _merge_constant_nodes(root: gs.Graph, path: str, ctx: Context) -> int:
     known = {_whole(c): c for _, c in links.constants(root, path) if c.outputs}
-    slots = {id(c) for _, _, c in getattr(root, "slots", ())}
+    slots = {id(c) for _, _, c in ir.carried(root, "slots", ())}
     known = {key: c for key, c in known.items() if key is not None and id(c) not in slots}
     made = 0
     for where, graph in ir.nested(root, path) if known else ():

@@ -69,11 +69,11 @@ def pinned(graph: gs.Graph) -> set[int]:
     They are named by a quantization annotation, are returned, or hold a place in the list of
     inputs (before IR version 4).
     """
-    rest = getattr(graph, "rest", None)
+    rest = ir.carried(graph, "rest", None)
     annotations = rest.quantization_annotation if isinstance(rest, onnx.GraphProto) else ()
     annotated = {e.value for a in annotations for e in a.quant_parameter_tensor_names}
-    kept = {id(c) for c in getattr(graph, "initializers", ()) if c.name in annotated}
-    kept.update(id(c) for _, _, c in getattr(graph, "slots", ()))
+    kept = {id(c) for c in ir.carried(graph, "initializers", ()) if c.name in annotated}
+    kept.update(id(c) for _, _, c in ir.carried(graph, "slots", ()))
     kept.update(id(t) for t in graph.outputs)
     return kept
 
@@ -82,7 +82,7 @@ def constants(root: gs.Graph, path: str) -> Iterator[tuple[str, gs.Constant]]:
     """Yield every constant that a root and its bodies declare or read, with its path."""
     seen: set[int] = set()
     for here, graph in ir.nested(root, path):
-        met = [*getattr(graph, "initializers", ()), *graph.outputs]
+        met = [*ir.carried(graph, "initializers", ()), *graph.outputs]
         for tensor in (*met, *(t for node in graph.nodes for t in node.inputs)):
             if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
                 seen.add(id(tensor))
