@@ -193,9 +193,10 @@ def replace(old: gs.Tensor, new: gs.Tensor) -> bool:
     """Make all readers of `old` read `new`; False, and nothing done, if a graph returns `old`."""
     if fetched(old):
         return False
-    for reader in list(dict.fromkeys(map(id, old.outputs))):
-        node = next(n for n in old.outputs if id(n) == reader)
-        node.inputs = [new if t is old else t for t in node.inputs]
+    for node in list({id(n): n for n in old.outputs}.values()):
+        for i, tensor in enumerate(node.inputs):
+            if tensor is old:
+                node.inputs[i] = new
     return True
 
 
@@ -212,6 +213,7 @@ def remove(node: gs.Node) -> None:
         for _, inner in ir.nested(body):
             for n in inner.nodes:
                 n.inputs = []
+                n.removed = True  # type: ignore[attr-defined]
     node.inputs = []
     node.outputs = []
     node.removed = True  # type: ignore[attr-defined]

@@ -122,8 +122,12 @@ def _try(
         size = len(graph.nodes)
         if not ctx.allow(label):
             continue
+        reasons = match.MISSES.get()
+        known = 0 if reasons is None else len(reasons)
         if not rule.rewrite(graph, node):
             ctx.retract(label)
+            if reasons is not None:
+                reasons[known:] = [f"{label}: {reason}" for reason in reasons[known:]]
             continue
         fired += 1
         for n in (*around, *_around(node), *graph.nodes[size:]):

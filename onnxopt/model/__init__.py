@@ -9,7 +9,7 @@ import onnx
 
 from onnxopt.errors import ModelError
 from onnxopt.model import files, ir
-from onnxopt.model.exporter import Exporter
+from onnxopt.model.exporter import OVERRIDABLE_IR, Exporter
 from onnxopt.model.importer import Importer
 from onnxopt.model.interface import Port, ports
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from onnxopt.model.tensors import Stored
 
 __all__ = ["Exported", "Model", "Port"]
-
-OVERRIDABLE_IR = 4
-"""From this IR version on, an initializer that is also an input may be overridden by a caller."""
 
 
 class Exported:

@@ -16,6 +16,9 @@ from onnxopt.model.tensors import INLINE, Sparse, Stored, store, tensor_proto
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+OVERRIDABLE_IR = 4
+"""From this IR version on, an initializer that is also an input may be overridden by a caller."""
+
 LOCATION = "weights"
 """Marks an initializer whose bytes are kept beside the message."""
 
@@ -30,12 +33,14 @@ class Exporter:
 
     def __init__(self) -> None:
         self.weights: dict[str, Stored] = {}
+        self.as_nodes = False
         self.names = Names()
 
     def model(self, graph: gs.Graph, header: onnx.ModelProto) -> onnx.ModelProto:
         """Convert a whole model; `header` has all but graph and functions."""
         proto = onnx.ModelProto()
         proto.CopyFrom(header)
+        self.as_nodes = header.ir_version < OVERRIDABLE_IR
         constants = homes(graph)
         main = self.graph(graph, constants, keep_bytes=False)
         proto.graph.CopyFrom(main)
@@ -58,10 +63,12 @@ class Exporter:
         slots = _fill(declared, own)
         self.names.enter(graph, own)
         as_nodes: list[gs.Constant] = []
-        if declared:
+        if self.as_nodes:  # an initializer would have to be an input
             held = {id(c) for _, _, c in (*slots, *declared)}
-            as_nodes = [c for c in own if id(c) not in held]
+            came = held | {id(c) for c in ir.carried(graph, "initializers", ())}
+            as_nodes = [c for c in own if id(c) not in came]
             own = [c for _, _, c in slots]
+            own += [c for c in constants[id(graph)] if id(c) in came and id(c) not in held]
         for tensor in graph.inputs:
             proto.input.append(self.value(tensor))
             if isinstance(tensor, ir.Overridable):
@@ -77,9 +84,10 @@ class Exporter:
             self.names.given[id(constant)] = name
             self._initializer(proto, constant, name, keep_bytes)
         proto.node.extend(_constant_node(c, self.names.of(c)) for c in as_nodes)
-        proto.node.extend(self.node(n, constants) for n in in_order(graph))
+        nodes = in_order(graph)
+        proto.node.extend(self.node(n, constants) for n in nodes)
         proto.output.extend(self.value(t) for t in graph.outputs)
-        self._value_info(proto, graph, own)
+        self._value_info(proto, graph, nodes, own)
         self.names.leave()
         return proto
 
@@ -178,14 +186,18 @@ class Exporter:
         proto.initializer.append(tensor)
 
     def _value_info(
-        self, proto: onnx.GraphProto, graph: gs.Graph, own: Iterable[gs.Constant]
+        self,
+        proto: onnx.GraphProto,
+        graph: gs.Graph,
+        nodes: list[gs.Node],
+        own: Iterable[gs.Constant],
     ) -> None:
         ends = {id(t) for t in (*graph.inputs, *graph.outputs)}
         for constant in own:
             carried = getattr(constant, "carried", None)
             if carried is not None and id(constant) not in ends:
                 proto.value_info.append(_renamed(carried, self.names.of(constant)))
-        for node in graph.nodes:
+        for node in nodes:
             for tensor in node.outputs:
                 if id(tensor) in ends or not tensor.name:
                     continue

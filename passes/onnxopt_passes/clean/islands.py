@@ -167,6 +167,8 @@ def _explore(island: Island, root: gs.Node) -> None:
             above = match.producer(tensor)
             if above is None or id(above) in island.nodes or len(island.nodes) == MOST:
                 continue
+            if _single(tensor):  # It stays as it is, and may have fewer axes than the island.
+                continue
             if _enclosed(island, tensor) and _joins(island, above):
                 island.nodes[id(above)] = above
                 todo.append(above)
@@ -217,8 +219,8 @@ def _shorter(island: Island) -> int:
     """Return how many Transposes fewer the graph has with the island turned over."""
     gone = 1
     for tensor in island.shores.values():
-        lone = _above(island, tensor) is not None and _enclosed(island, tensor)
-        gone += int(lone) - _cost(island, tensor)
+        spared = _above(island, tensor) and not _single(tensor) and _enclosed(island, tensor)
+        gone += int(bool(spared)) - _cost(island, tensor)
     return gone
 
 

@@ -23,13 +23,15 @@ def fuse_pad_conv(graph: gs.Graph, pad: gs.Node) -> bool:
     if not convs or match.fetched(padded) or not _zeros(graph, pad):
         return False
     if not all(match.is_op(c, "Conv") and match.here(graph, c) for c in convs):
+        if any(match.is_op(c, "Conv") for c in convs):
+            return match.miss("not only Convs of this graph read the padded tensor")
         return False
     amounts = _amounts(pad, convs[0])
     if amounts is None:
-        return False
+        return match.miss("its amounts are not constant, or negative, or not only spatial")
     sums = [_pads(conv, padded, amounts) for conv in convs]
     if any(s is None for s in sums):
-        return False
+        return match.miss("a Conv pads by auto_pad, or reads the padded tensor as weights")
 
     x = pad.inputs[0]
     match.remove(pad)

@@ -1,0 +1,70 @@
+"""`onnxopt explain`: which rewrites a pass almost made, and what stopped each."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxopt.cli import options, tables, terminal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from onnxopt.explain import Miss
+
+SCHEMA_VERSION = 1
+
+
+@click.command(
+    "explain",
+    epilog=options.examples(
+        "onnxopt explain model.onnx",
+        "onnxopt explain model.onnx --pass clean --node '*attention*'",
+    ),
+)
+@click.argument("model", type=options.FILE)
+@click.option("--pass", "text", default="fuse", show_default=True, help="The pass, with options.")
+@click.option("--node", default="*", help="Only nodes whose name matches this pattern.")
+@options.target
+@options.as_json
+def command(model: Path, text: str, node: str, target: str, as_json: bool) -> None:
+    """Show what a pass almost did to MODEL, and which guard stopped each rewrite.
+
+    The pass is run on a copy, after those that it requires, and not proven. A line names the
+    rule, the node it looked at, and what would have to be different.
+    """
+    from onnxopt import explain, spec
+
+    (item,) = spec.parse(text)[-1:]
+    with terminal.Bar() as bar:
+        bar(spec.render(item))
+        made, found = explain.misses(item, options.load(model), target)
+    found = [m for m in found if fnmatch(m.node, node)]
+    made = [m for m in made if fnmatch(m.partition("@")[2], node)]
+    if as_json:
+        terminal.show_json(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "pass": spec.render(item),
+                "made": made,
+                "missed": [{"rule": m.rule, "node": m.node, "reason": m.reason} for m in found],
+            }
+        )
+        return
+    terminal.show(*_page(spec.render(item), made, found))
+
+
+def _page(name: str, made: list[str], found: list[Miss]) -> list[RenderableType]:
+    count = tables.plural(len(made), "rewrite")
+    if not found:
+        return [f"{name} makes {count}; no rule stands back from a near miss."]
+    rows = [(m.rule, m.node, m.reason) for m in found]
+    times = tables.plural(len(found), "near miss", "near misses")
+    return [
+        tables.table("rule", "node", "stopped by", rows=rows),
+        f"{name} makes {count}, and stands back from {times}.",
+    ]

@@ -1,0 +1,60 @@
+"""Why rules stood back: the near misses of a pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onnxopt import match, spec
+from onnxopt.base import Context
+from onnxopt.bisect import Gate
+from onnxopt.model import Model
+
+if TYPE_CHECKING:
+    from onnxopt.base import Pass
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A rewrite that was almost made.
+
+    Attributes:
+        rule: The rule that stood back.
+        node: Where: path and name of the node that it looked at.
+        reason: The guard that stopped it.
+    """
+
+    rule: str
+    node: str
+    reason: str
+
+
+def misses(item: Pass, model: Model, target: str = "portable") -> tuple[list[str], list[Miss]]:
+    """Run a pass on a copy, after those that it requires, and collect why its rules stood back.
+
+    Args:
+        item: The pass.
+        model: Not changed.
+        target: `portable` or `ort-cpu`.
+
+    Returns:
+        The ids of the edits it makes, and what it did not make although it was close.
+    """
+    copy = model.clone()
+    for required in spec.complete((item,))[:-1]:
+        required.run(copy, Context(target=target))
+        copy = copy.clone()
+    gate, reasons = Gate(), list[str]()
+    token = match.MISSES.set(reasons)
+    try:
+        item.run(copy, Context(target=target, allow=gate, retract=gate.retract))
+    finally:
+        match.MISSES.reset(token)
+    found = [_parse(reason) for reason in dict.fromkeys(reasons)]
+    return list(gate.made), [m for m in found if f"{m.rule}@{m.node}" not in gate.made]
+
+
+def _parse(reason: str) -> Miss:
+    label, _, why = reason.partition(": ")
+    rule, _, node = label.partition("@")
+    return Miss(rule, node, why)
