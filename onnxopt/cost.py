@@ -146,8 +146,9 @@ def _static_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
     shapes |= {t.name: tuple(t.dims) for t in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
-            held = (tuple(a.t.dims) for a in node.attribute if a.name == "value")
-            shapes |= {node.output[0]: dims for dims in held}
+            for a in node.attribute:
+                if a.name == "value":
+                    shapes[node.output[0]] = tuple(a.t.dims)
     return shapes
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from onnxopt import match, spec
 from onnxopt.base import Context
 from onnxopt.bisect import Gate
-from onnxopt.model import Model
 
 if TYPE_CHECKING:
     from onnxopt.base import Pass
+    from onnxopt.model import Model
 
 
 @dataclass(frozen=True)

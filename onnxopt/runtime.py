@@ -20,7 +20,6 @@ from onnxopt.model import files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
     from pathlib import Path
 
     from onnxopt.model import Exported

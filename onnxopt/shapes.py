@@ -1,34 +1,24 @@
 """Shapes and shape values known at a tensor, symbolic dimensions kept.
 
-`infer` runs onnx's shape inference and leaves what it finds on the tensors, as `inferred`: it is
-never written to the file. `dims` and `dtype` read it, `elements` follows shape arithmetic
-(Shape, Gather, Concat, ...) back to the dimensions that it is made of.
-
-Only the inputs of the main graph and the constants are believed. The shapes that a file lists for
-everything else are often stale (a batch made dynamic by editing the inputs alone), so inference
-does not see them.
+`infer` leaves what onnx's shape inference finds on the tensors. `dims` and `dtype` read it,
+`elements` follows shape arithmetic (Shape, Gather, Concat, ...) back to the dimensions that it is
+made of.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-from onnx import shape_inference
 
 from onnxopt import match
-from onnxopt.model import ir
-from onnxopt.model.interface import dims_of, numpy_dtype
+from onnxopt.inference import infer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from onnxopt.model import Model
+    from collections.abc import Callable, Iterable, Sequence
 
 MAX_ELEMENTS = 64
 """Longest tensor that is followed as shape arithmetic."""
@@ -38,16 +28,6 @@ DEPTH = 32
 
 WHOLE = (np.dtype(np.int64), np.dtype(np.int32))
 """Types of shape arithmetic."""
-
-
-OVERRIDABLE_IR = 4
-"""From this IR version on, a caller may override an initializer that is also an input."""
-
-INFERRED = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training"})
-"""Domains whose ops onnx has shape inference for."""
-
-VAGUE = frozenset({"?", "-1", "none", "any", "dynamic", "unk", "unknown", "undefined"})
-"""Symbols that exporters give to every dimension they do not know: one name, many sizes."""
 
 
 @dataclass(frozen=True)
@@ -66,107 +46,6 @@ Element: TypeAlias = "int | Axis"
 """One element of a shape tensor."""
 
 Elements: TypeAlias = "list[Element] | None"
-
-
-def infer(model: Model) -> None:
-    """Find types and shapes of all tensors by onnx's shape inference, and leave them there.
-
-    What inference cannot find has no shape afterwards, and the type that the file says.
-    """
-    exported, names = model.export_named()
-    proto = exported.proto
-    _forget(proto)
-    try:
-        found = shape_inference.infer_shapes(proto, data_prop=True).graph
-    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError):
-        found = onnx.GraphProto(input=proto.graph.input)
-    _annotate(model.graph, found, names)
-    for function in model.graph.functions:
-        _annotate(function, onnx.GraphProto(), names)
-
-
-def _forget(proto: onnx.ModelProto) -> None:
-    """Drop what inference must not believe."""
-    graph = proto.graph
-    if proto.ir_version >= OVERRIDABLE_IR:
-        fed = {v.name for v in graph.input}
-        kept = [t for t in graph.initializer if t.name not in fed]
-        if len(kept) < len(graph.initializer):
-            del graph.initializer[:]
-            graph.initializer.extend(kept)
-    for value in graph.input:
-        for dim in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
-            if dim.dim_value < 0 or dim.dim_param.lower() in VAGUE:
-                dim.Clear()
-    local = {(f.domain, f.name) for f in proto.functions}
-    for function in proto.functions:
-        function.ClearField("value_info")
-    stack = [(graph, True)]
-    while stack:
-        current, outermost = stack.pop()
-        _forget_declared(current, outermost, local)
-        stack.extend((body, False) for node in current.node for body in _bodies(node))
-
-
-def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _forget_declared(graph: onnx.GraphProto, outermost: bool, local: set[tuple[str, str]]) -> None:
-    """Drop the listed shapes; of ops that inference does not know, keep the type and the rank."""
-    foreign = {
-        name
-        for node in graph.node
-        if node.domain not in INFERRED and (node.domain, node.op_type) not in local
-        for name in node.output
-    }
-    kept = [v for v in graph.value_info if v.name in foreign]
-    for value in kept:
-        for dim in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
-            dim.Clear()
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
-    for value in (*graph.output, *(() if outermost else graph.input)):
-        if value.type.HasField("tensor_type"):
-            value.type.tensor_type.ClearField("shape")
-
-
-_dtype_of = cache(numpy_dtype)
-
-
-def _annotate(graph: gs.Graph, proto: onnx.GraphProto, names: dict[int, str]) -> None:
-    known = {
-        v.name: v.type.tensor_type
-        for v in (*proto.value_info, *proto.output, *proto.input)
-        if v.type.HasField("tensor_type")
-    }
-    made = [t for node in graph.nodes for t in node.outputs]
-    for tensor in (*graph.inputs, *made):
-        if not isinstance(tensor, gs.Variable):
-            continue
-        found = known.get(names.get(id(tensor), ""))
-        if found is None:
-            tensor.inferred = (tensor.dtype, None)  # type: ignore[attr-defined]
-            continue
-        shape = _sizes(found.shape) if found.HasField("shape") else None
-        kind = _dtype_of(found.elem_type) if found.elem_type else tensor.dtype
-        tensor.inferred = (kind, shape)  # type: ignore[attr-defined]
-    twins = {n.output[0]: n for n in proto.node if n.output and n.attribute}
-    for node in graph.nodes:
-        inner = list(ir.bodies(node)) if node.attrs else []
-        if not inner:
-            continue
-        twin = twins.get(names.get(id(node.outputs[0]), "") if node.outputs else "")
-        protos = {a.name: a.g for a in twin.attribute} if twin is not None else {}
-        for name, body in inner:
-            _annotate(body, protos.get(name, onnx.GraphProto()), names)
-
-
-def _sizes(shape: onnx.TensorShapeProto) -> tuple[int | str | None, ...]:
-    return tuple(None if isinstance(d, str) and d.lower() in VAGUE else d for d in dims_of(shape))
 
 
 def dims(tensor: gs.Tensor) -> tuple[int | str | None, ...] | None:

@@ -105,7 +105,9 @@ def test_sequences_and_maps_are_compared_inside() -> None:
 
 def test_outputs_that_are_random_are_skipped() -> None:
     tolerance = Tolerance()
-    tolerance.learn_random({"y": np.zeros(3), "z": np.zeros(3)}, {"y": np.ones(3), "z": np.zeros(3)})
+    tolerance.learn_random(
+        {"y": np.zeros(3), "z": np.zeros(3)}, {"y": np.ones(3), "z": np.zeros(3)}
+    )
     assert tolerance.skipped == {"y"}
     outputs = {"y": np.zeros(3), "z": np.zeros(3)}
     assert tolerance.breach(outputs, {"y": np.ones(3), "z": np.zeros(3)})[1] is None

@@ -79,9 +79,7 @@ def _input(
     value = Value(name, tuple(arrays))
     s.values.append(value)
     shown = [None if isinstance(d, str) and s.flip(10) else d for d in dims]
-    return value, helper.make_tensor_value_info(
-        name, helper.np_dtype_to_tensor_dtype(dtype), shown
-    )
+    return value, helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), shown)
 
 
 def _overridable(s: Scope) -> Value | None:
@@ -97,7 +95,9 @@ def _overridable(s: Scope) -> Value | None:
 
 
 def _outputs(s: Scope, inputs: list[tuple[Value, onnx.ValueInfoProto]]) -> list[Value]:
-    made = [v for v in reversed(s.values) if not v.known and any(v.name in n.output for n in s.nodes)]
+    made = [
+        v for v in reversed(s.values) if not v.known and any(v.name in n.output for n in s.nodes)
+    ]
     if not made:
         return []
     found = [made[0]] if s.flip(70) else []

@@ -172,8 +172,9 @@ def concat(s: Scope) -> None:
 
     def fits(v: Value) -> bool:
         same = v.rank == x.rank and v.dtype == x.dtype
-        return same and all(a == b for i, (a, b) in enumerate(zip(v.dims, x.dims, strict=True))
-                            if i != axis)
+        return same and all(
+            a == b for i, (a, b) in enumerate(zip(v.dims, x.dims, strict=True)) if i != axis
+        )
 
     parts = [x]
     for _ in range(s.integer(0, 2)):

@@ -29,23 +29,39 @@ EPSILON = float(np.float32(1e-5))
 def fuse_conv_bn(graph: gs.Graph, bn: gs.Node) -> bool:
     """Fold an inference-mode BatchNormalization into the layer that alone feeds it."""
     layer = layers.feeding(graph, bn.inputs[0])
-    if layer is None or not _infers(graph, bn):
+    found = None if layer is None else parameters(graph, bn)
+    if layer is None or found is None:
         return False
+    k, d, dtype = found
+    if dtype != layer.dtype or len(k) != layer.channels:
+        return False
+
+    return layers.absorb(graph, layer, bn, k, d)
+
+
+def parameters(graph: gs.Graph, bn: gs.Node) -> tuple[np.ndarray, np.ndarray, np.dtype] | None:
+    """Return k, d and the element type of a BatchNormalization, `x * k + d` in each channel.
+
+    None in training mode, and where it is not constant or not a number.
+    """
+    if not _infers(graph, bn):
+        return None
     params = match.constants(bn.inputs[1:5])
     if params is None or len(params) != 4:
-        return False
-    if any(p.dtype != layer.dtype or p.shape != (layer.channels,) for p in params):
-        return False
+        return None
+    first = params[0]
+    if first.ndim != 1 or first.dtype not in layers.FLOATS:
+        return None
+    if any(p.dtype != first.dtype or p.shape != first.shape for p in params):
+        return None
     scale, beta, mean, var = (p.astype(np.float64) for p in params)
     epsilon = match.attribute(bn, "epsilon", EPSILON)
     if not isinstance(epsilon, float) or epsilon < 0 or (var < 0).any():
-        return False
+        return None
 
     with np.errstate(all="ignore"):
         k = scale / np.sqrt(var + epsilon)
-        d = beta - mean * k
-
-    return layers.absorb(graph, layer, bn, k, d)
+        return k, beta - mean * k, first.dtype
 
 
 def _infers(graph: gs.Graph, bn: gs.Node) -> bool:

@@ -76,8 +76,8 @@ def feeding(graph: gs.Graph, tensor: gs.Tensor) -> Layer | None:
     view = _by_channel(node, weight)
     if view is None:
         return None
-    bias = _bias(node, view.shape[0] * view.shape[2], weight.dtype)
-    return None if bias is None else Layer(node, view, bias, weight.shape)
+    held = bias(node, view.shape[0] * view.shape[2], weight.dtype)
+    return None if held is None else Layer(node, view, held, weight.shape)
 
 
 def absorb(graph: gs.Graph, layer: Layer, reader: gs.Node, k: np.ndarray, d: np.ndarray) -> bool:
@@ -85,134 +85,38 @@ def absorb(graph: gs.Graph, layer: Layer, reader: gs.Node, k: np.ndarray, d: np.
 
     False, and nothing done, where a guard does not hold.
     """
-    node, out = layer.node, reader.outputs[0]
-    inputs = node.inputs[:2]
-    if (k != 1).any():
-        weight = _scaled(layer, k)
-        if weight is None or not replaceable(graph, node.inputs[1]):
-            return False
-        inputs[1] = ir.Constant(f"{out.name}.weight", weight)
-    if match.given(node, 2) or d.any():
-        with np.errstate(all="ignore"):
-            bias = rounded(layer.bias * k + d, layer.dtype)
-        if bias is None:
-            return False
-        inputs.append(ir.Constant(f"{out.name}.bias", bias))
+    out = reader.outputs[0]
+    inputs = adjusted(graph, layer, out.name, k, d)
+    if inputs is None:
+        return False
 
     match.remove(reader)
-    node.inputs = inputs
-    node.outputs = [out]
-    node.attrs.pop("beta", None)  # a Gemm's is in its bias now
+    layer.node.inputs = inputs
+    layer.node.outputs = [out]
+    layer.node.attrs.pop("beta", None)  # a Gemm's is in its bias now
     return True
 
 
-@dataclass(frozen=True)
-class Inlet:
-    """A linear layer with constant weights, seen from the tensor that it reads.
+def adjusted(
+    graph: gs.Graph, layer: Layer, name: str, k: np.ndarray, d: np.ndarray
+) -> list[gs.Tensor] | None:
+    """Return the inputs that make a layer compute `layer * k + d`; None where a guard fails.
 
-    Attributes:
-        node: The layer: one of `LAYERS`, or a MatMul.
-        weight: Its weights as (group, outputs, inputs, taps), a view.
-        crossed: Whether the layer stores inputs before outputs.
-        shape: The weights' own shape.
+    The bias among them counts once: a Gemm's `beta` is to be dropped.
     """
-
-    node: gs.Node
-    weight: np.ndarray
-    crossed: bool
-    shape: tuple[int, ...]
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Element type of weights and input."""
-        return self.weight.dtype
-
-    @property
-    def channels(self) -> int:
-        """Number of input channels: axis 1 of what a convolution reads, else the last axis."""
-        return self.weight.shape[0] * self.weight.shape[2]
-
-    @property
-    def outputs(self) -> int:
-        """Number of output channels."""
-        return self.weight.shape[0] * self.weight.shape[1]
-
-    def scaled(self, graph: gs.Graph, k: np.ndarray) -> gs.Constant | None:
-        """Return weights that scale the input channels by k; None where a guard does not hold."""
-        if not replaceable(graph, self.node.inputs[1]):
+    inputs = layer.node.inputs[:2]
+    if (k != 1).any():
+        weight = _scaled(layer, k)
+        if weight is None or not replaceable(graph, layer.node.inputs[1]):
             return None
-        group, _, inputs, _ = self.weight.shape
-        factors = np.broadcast_to(k, self.channels).reshape(group, 1, inputs, 1)
-        result = _times(self.weight, factors, axes=(1, 3))
-        if result is None:
-            return None
-        stored = result.transpose(0, 2, 1, 3) if self.crossed else result
-        return ir.Constant(f"{self.node.outputs[0].name}.weight", stored.reshape(self.shape))
-
-    def shifted(self, d: np.ndarray) -> np.ndarray | None:
-        """Return what inputs raised by d add to each output; None where borders differ."""
-        node = self.node
-        factor = match.attribute(node, "alpha", 1.0) if node.op == "Gemm" else 1.0
-        if node.op == "ConvTranspose" or not isinstance(factor, (float, int)):
-            return None
-        if node.op == "Conv" and not unpadded(node):
-            return None
-        group, _, inputs, _ = self.weight.shape
-        values = np.broadcast_to(d, self.channels).reshape(group, 1, inputs)
+        inputs[1] = ir.Constant(f"{name}.weight", weight)
+    if match.given(layer.node, 2) or d.any():
         with np.errstate(all="ignore"):
-            taps = self.weight.sum(axis=3, dtype=np.float64)
-            return np.asarray((taps * values).sum(axis=2).reshape(-1) * factor)
-
-    def biased(self, d: np.ndarray) -> gs.Constant | None:
-        """Return the layer's bias raised by d an output; None where a guard does not hold."""
-        bias = _bias(self.node, self.outputs, self.dtype)
-        if bias is None:
+            values = rounded(layer.bias * k + d, layer.dtype)
+        if values is None:
             return None
-        with np.errstate(all="ignore"):
-            result = rounded(bias + d, self.dtype)
-        return None if result is None else ir.Constant(f"{self.node.outputs[0].name}.bias", result)
-
-
-def inlet(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> Inlet | None:
-    """Return a layer with constant weights that reads a tensor as its data, and as nothing else."""
-    if not match.is_op(node, *LAYERS, "MatMul") or len(node.inputs) < 2:
-        return None
-    if [i for i, t in enumerate(node.inputs) if t is tensor] != [0]:
-        return None
-    weight = match.constant(node.inputs[1])
-    if weight is None or weight.dtype not in FLOATS or not weight.size:
-        return None
-    if node.op in ("Gemm", "MatMul"):
-        return _matrix(graph, node, weight)
-    group = match.attribute(node, "group", 1)
-    if weight.ndim < 3 or not isinstance(group, int) or group < 1 or len(weight) % group:
-        return None
-    crossed = node.op == "ConvTranspose"
-    view = weight.reshape(group, len(weight) // group, weight.shape[1], -1)
-    view = view.transpose(0, 2, 1, 3) if crossed else view
-    return Inlet(node, view, crossed, weight.shape)
-
-
-def _matrix(graph: gs.Graph, node: gs.Node, weight: np.ndarray) -> Inlet | None:
-    if weight.ndim != 2:
-        return None
-    crossed = True
-    if node.op == "Gemm":
-        sides = [match.attribute(node, name, 0) for name in ("transA", "transB")]
-        if graph.opset < 7 or sides[0] != 0 or not isinstance(sides[1], int):
-            return None
-        crossed = not sides[1]
-    view = weight.T if crossed else weight
-    return Inlet(node, view[None, :, :, None], crossed, weight.shape)
-
-
-def unpadded(conv: gs.Node) -> bool:
-    """Whether a Conv or pool reads no values beyond the edges of its input."""
-    mode = match.attribute(conv, "auto_pad", "NOTSET")
-    if mode == "VALID":
-        return True
-    pads = match.attribute(conv, "pads", [])
-    return bool(mode == "NOTSET" and isinstance(pads, list) and not any(pads))
+        inputs.append(ir.Constant(f"{name}.bias", values))
+    return inputs
 
 
 def _by_channel(node: gs.Node, weight: np.ndarray) -> np.ndarray | None:
@@ -233,7 +137,7 @@ def _by_channel(node: gs.Node, weight: np.ndarray) -> np.ndarray | None:
     return weight.reshape(group, first // group, weight.shape[1], -1)
 
 
-def _bias(node: gs.Node, channels: int, dtype: np.dtype) -> np.ndarray | None:
+def bias(node: gs.Node, channels: int, dtype: np.dtype) -> np.ndarray | None:
     """Return what a layer adds to each channel; None if that is not constant, or no such thing."""
     if not match.given(node, 2):
         return np.zeros(channels)
@@ -264,11 +168,11 @@ def per_channel(values: np.ndarray, channels: int, rank: int) -> np.ndarray | No
 def _scaled(layer: Layer, k: np.ndarray) -> np.ndarray | None:
     """Return the weights times k; None if they overflow, or fade in float16."""
     group, _, channels, _ = layer.weight.shape
-    result = _times(layer.weight, k.reshape(group, 1, channels, 1), axes=(1, 3))
+    result = times(layer.weight, k.reshape(group, 1, channels, 1), axes=(1, 3))
     return None if result is None else result.reshape(layer.shape)
 
 
-def _times(weight: np.ndarray, factors: np.ndarray, axes: tuple[int, ...]) -> np.ndarray | None:
+def times(weight: np.ndarray, factors: np.ndarray, axes: tuple[int, ...]) -> np.ndarray | None:
     """Return weights times factors, which are equal along the axes; None as `_scaled` says."""
     with np.errstate(all="ignore"):
         result = rounded(weight * factors, weight.dtype)

@@ -1,0 +1,147 @@
+"""One elementwise node with a constant, as a formula: source * k + d.
+
+Mul     x * c      k = c          d = 0
+Div     x / c      k = 1 / c      d = 0       no element of c is 0
+Add     x + c      k = 1          d = c
+Sub     x - c      k = 1          d = -c
+Sub     c - x      k = -1         d = c
+
+Rules that move or merge such nodes share what must be left alone: nodes between a Q or DQ and its
+op, and constants of patterns that runtimes know as a whole (the 0.5 of a GELU, the weights of a
+normalisation), which would no longer be recognized.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxopt import match, shapes
+from onnxopt_passes.fuse import layer as layers
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+OPS = ("Mul", "Div", "Add", "Sub")
+
+ROOTS = ("Sqrt", "Reciprocal", "Div", "Pow")
+"""What a normalisation multiplies by, or divides by."""
+
+BELLS = ("Erf", "Tanh")
+"""What a GELU is made of."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A node that computes `source * k + d`.
+
+    Attributes:
+        node: The node.
+        source: The tensor that is not constant.
+        k: Factor, in float64: one value of rank 0, or of the constant's shape.
+        d: Summand, likewise.
+        dtype: Element type of all of it.
+    """
+
+    node: gs.Node
+    source: gs.Tensor
+    k: np.ndarray
+    d: np.ndarray
+    dtype: np.dtype
+
+    @property
+    def values(self) -> np.ndarray:
+        """The one of k and d that has the constant's shape."""
+        return self.k if self.node.op in ("Mul", "Div") else self.d
+
+    @property
+    def scales(self) -> bool:
+        """Whether it does nothing but scale."""
+        return self.node.op in ("Mul", "Div")
+
+    @property
+    def shifts(self) -> bool:
+        """Whether it does nothing but shift."""
+        return not self.scales and bool(self.k == 1)
+
+
+def read(graph: gs.Graph, node: gs.Node | None) -> Term | None:
+    """Return the formula of Mul, Div, Add or Sub with a constant; None for anything else."""
+    if node is None or not match.is_op(node, *OPS) or graph.opset < 7:  # broadcast, an attribute
+        return None
+    left, right = (match.constant(t) for t in node.inputs)
+    values = right if left is None else left
+    if values is None or (left is not None and right is not None):
+        return None
+    if values.dtype not in layers.FLOATS or not values.size or not np.isfinite(values).all():
+        return None
+    source = node.inputs[0 if left is None else 1]
+    wide, one, zero = values.astype(np.float64), np.float64(1), np.float64(0)
+    k, d = np.asarray(one), np.asarray(zero)
+    if node.op == "Mul":
+        k = wide
+    elif node.op == "Add":
+        d = wide
+    elif node.op == "Sub":
+        k, d = (k, -wide) if left is None else (-k, wide)
+    elif left is not None or not wide.all():
+        return None
+    else:
+        k = one / wide
+    return Term(node, source, np.asarray(k), np.asarray(d), values.dtype)
+
+
+def vector(values: np.ndarray, tensor: gs.Tensor) -> tuple[np.ndarray, int | None] | None:
+    """Return a constant as one value, or as one a slice of a tensor along an axis, and that axis.
+
+    None if it differs along two axes, or may widen the tensor.
+    """
+    dims = shapes.dims(tensor)
+    if values.ndim == 0:
+        return values.reshape(1), None
+    if dims is None or values.ndim > len(dims):
+        return None
+    if values.size == 1:
+        return values.reshape(1), None
+    wide = (1,) * (len(dims) - values.ndim) + values.shape
+    axes = [i for i, n in enumerate(wide) if n != 1]
+    if len(axes) != 1 or dims[axes[0]] != values.size:
+        return None
+    return values.reshape(-1), axes[0]
+
+
+def known_whole(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is the product that ends a GELU or a normalisation.
+
+    What follows it belongs to the pattern: runtimes recognize the whole, not the rest.
+    """
+    node = match.producer(tensor)
+    if match.is_op(node, "Cast"):
+        node = match.producer(node.inputs[0])  # type: ignore[union-attr]
+    if node is None or not match.is_op(node, "Mul", "Div"):
+        return False
+    if any(match.constant(t) is not None for t in node.inputs):
+        return False
+    if node.op == "Div":
+        return True
+    makers = [match.producer(t) for t in node.inputs]
+    return any(match.is_op(m, *ROOTS) or bell(m) for m in makers)
+
+
+def bell(node: gs.Node | None) -> bool:
+    """Whether a node is the sum `erf(x) + 1` or `tanh(x) + 1`, or half of it."""
+    if node is None or not match.is_op(node, "Add", "Mul"):
+        return False
+    makers = [match.producer(t) for t in node.inputs]
+    if node.op == "Mul":
+        return any(match.is_op(m, "Add") and bell(m) for m in makers)
+    return any(match.is_op(m, *BELLS) for m in makers)
+
+
+def quantized(source: gs.Tensor, out: gs.Tensor) -> bool:
+    """Whether one side of a node is a quantized value."""
+    return match.is_op(match.producer(source), "DequantizeLinear") or any(
+        match.is_op(n, "QuantizeLinear") for n in out.outputs
+    )

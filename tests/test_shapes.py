@@ -1,0 +1,54 @@
+"""What is known of shapes, and what must not be believed."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.parser
+
+from onnxopt import Model, shapes
+
+
+def dims(text: str) -> dict[str, tuple[int | str | None, ...] | None]:
+    model = Model.from_proto(onnx.parser.parse_model(text))
+    shapes.infer(model)
+    return {t.name: shapes.dims(t) for n in model.graph.nodes for t in n.outputs}
+
+
+def test_symbols_are_kept() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[batch,3,8] x) => (float[batch,8,3] y) { y = Transpose<perm = [0, 2, 1]>(x) }"""
+    assert dims(text) == {"y": ("batch", 8, 3)}
+
+
+def test_unsorted_axes_of_an_old_squeeze() -> None:
+    text = """<ir_version: 6, opset_import: ["" : 9]>
+    g (float[1,5,2,1] x) => (float[5,2] y) { y = Squeeze<axes = [3, 0]>(x) }"""
+    assert dims(text) == {"y": (5, 2)}
+
+
+def test_shapes_that_the_file_lists_are_not_believed() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[batch,4] x) => (float[1,4] y) <float[1,4] r> { r = Relu(x)  y = Neg(r) }"""
+    assert dims(text) == {"r": ("batch", 4), "y": ("batch", 4)}
+
+
+def test_vague_symbols_are_no_symbols() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[unk,unk] x) => (float[unk,unk] y) { y = Relu(x) }"""
+    assert dims(text) == {"y": (None, None)}
+
+
+def test_shape_arithmetic_is_followed() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[batch,6,8] x) => (int64[3] out) <int64 one = {1}, int64[1] zero = {0}, int64[1] two = {2}>
+    {
+      s = Shape(x)
+      b = Gather(s, zero)
+      c = Gather(s, one)
+      d = Unsqueeze(c, zero)
+      e = Mul(d, two)
+      out = Concat<axis = 0>(b, e, two)
+    }"""
+    model = Model.from_proto(onnx.parser.parse_model(text))
+    shapes.infer(model)
+    assert shapes.elements(model.graph.outputs[0]) == [shapes.Axis("batch"), 12, 2]
