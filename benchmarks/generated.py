@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -24,7 +24,7 @@ class _Builder:
         self.initializers: list[onnx.TensorProto] = []
         self.count = 0
 
-    def add(self, op: str, *inputs: str, **attributes: object) -> str:
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Append a node and return the name of its output."""
         name = f"{op.lower()}_{self.count}"
         self.count += 1

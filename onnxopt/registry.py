@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from onnxopt.base import Pass
 from onnxopt.errors import PassError, UnknownPassError
 
 GROUP = "onnxopt.passes"
+
+
+@cache
+def declared() -> tuple[EntryPoint, ...]:
+    """Return the entry points of all installed distributions; reading them takes a while."""
+    return tuple(entry_points(group=GROUP))
 
 
 def available() -> dict[str, EntryPoint]:
@@ -18,7 +25,7 @@ def available() -> dict[str, EntryPoint]:
         PassError: Two distributions declare different passes of one name.
     """
     found: dict[str, EntryPoint] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+    for entry in sorted(declared(), key=lambda e: e.name):
         twin = found.setdefault(entry.name, entry)
         if twin.value != entry.value:
             raise PassError(

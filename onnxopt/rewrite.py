@@ -114,11 +114,13 @@ def _try(
     """Try the rules on one node; return how many fired, at most one of each."""
     fired = 0
     candidates = rules.get(node.op, []) if node.domain in match.STANDARD else []
+    here = f"{path}{ir.label(node)}"
+    around: list[gs.Node] = []
     for rule in (*candidates, *rules.get("*", ())):
         if getattr(node, "removed", False):
             break
-        label = edit_id(rule.name, path, node)
-        around = _around(node)
+        label = f"{rule.name}@{here}"
+        around = around or _around(node)
         size = len(graph.nodes)
         if not ctx.allow(label):
             continue
@@ -132,6 +134,7 @@ def _try(
         fired += 1
         for n in (*around, *_around(node), *graph.nodes[size:]):
             touched[id(n)] = n
+        around = []
         for n in graph.nodes[size:]:
             for near in _around(n):
                 touched[id(near)] = near

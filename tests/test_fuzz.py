@@ -11,9 +11,8 @@ import os
 from typing import TYPE_CHECKING
 
 import onnx
-import pytest
 from fuzz.graphs import models
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from test_model_roundtrip import assert_same
 
 from onnxopt import spec
@@ -23,15 +22,24 @@ from onnxopt.runtime import CannotRun, Session, Settings
 from onnxopt.testing import apply
 
 if TYPE_CHECKING:
+    import numpy as np
     from fuzz.graphs import Example
 
+PIPELINES = ("clean", "fuse", "clean,fuse")
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 SLACK = 64
 """Bytes by which a file may grow: names that settle, fields that hold an empty string."""
 
+COARSE = 1e-3
+"""The noise of onnxruntime's MatMulNBits, which it may or may not put in for quantized weights."""
+
 
 def whole(exported: Exported) -> bytes:
     return exported.whole().SerializeToString(deterministic=True)
+
+
+def empty(feed: dict[str, np.ndarray]) -> bool:
+    return any(array.size == 0 for array in feed.values())
 
 
 def check_parity(before: Exported, after: Exported, example: Example) -> None:
@@ -45,13 +53,22 @@ def check_parity(before: Exported, after: Exported, example: Example) -> None:
         session = Session(before, deployed)
         for feed, outputs in zip(example.feeds, want, strict=True):
             tolerance.learn(outputs, session.run(feed))
+            if any(n.op_type == "DequantizeLinear" for n in before.proto.graph.node):
+                for name in outputs:
+                    tolerance.floors[name] = (COARSE, COARSE)
         levels["ORT_ENABLE_ALL"] = deployed
     except CannotRun:  # a defect of onnxruntime's own optimizations
         pass
     for level, choice in levels.items():
         session = Session(after, choice)
         for run, (feed, outputs) in enumerate(zip(example.feeds, want, strict=True)):
-            drift, guilty = tolerance.breach(outputs, session.run(feed))
+            try:
+                got = session.run(feed)
+            except CannotRun as e:
+                if empty(feed) and "Reshape" in str(e):  # the one exception that `clean` documents
+                    continue
+                raise
+            drift, guilty = tolerance.breach(outputs, got)
             assert guilty is None, f"{level}, run {run}: {guilty} (drift {drift:.3g})"
 
 
@@ -77,16 +94,17 @@ def check(passes: str, before: Exported, example: Example) -> None:
         assert grown <= SLACK, f"the file grows by {grown} bytes"
 
 
-@pytest.mark.parametrize("passes", ["clean", "fuse", "clean,fuse"])
 @settings(
-    max_examples=EXAMPLES or 50,
+    max_examples=EXAMPLES or 120,
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,
+    phases=[Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
 )
-@given(example=models())
-def test_random_models(passes: str, example: Example) -> None:
+@given(models())
+def test_random_models(example: Example) -> None:
     before = Model.from_proto(example.proto).export()
     assert_same(before.whole(), example.proto)
-    check(passes, before, example)
+    for passes in PIPELINES:
+        check(passes, before, example)

@@ -136,7 +136,7 @@ def test_unknown_passes_have_their_own_error() -> None:
 def test_an_entry_point_that_is_no_pass_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     entry = registry.EntryPoint("odd", "onnxopt.errors:InputError", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
+    monkeypatch.setattr(registry, "declared", lambda: [entry])
     with pytest.raises(PassError, match="is not a Pass named 'odd'"):
         registry.load("odd")
 
@@ -144,7 +144,7 @@ def test_an_entry_point_that_is_no_pass_is_refused(monkeypatch: pytest.MonkeyPat
 def test_two_passes_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     entries = [registry.EntryPoint("a", f"m{i}:A", registry.GROUP) for i in range(2)]
-    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
+    monkeypatch.setattr(registry, "declared", lambda: entries)
     with pytest.raises(PassError, match="two passes are named 'a'"):
         registry.available()
 
@@ -152,6 +152,6 @@ def test_two_passes_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_entry_point_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     entry = registry.EntryPoint("gone", "no_such_module:A", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
+    monkeypatch.setattr(registry, "declared", lambda: [entry])
     with pytest.raises(PassError, match="pass 'gone' of .* cannot be imported"):
         registry.load("gone")

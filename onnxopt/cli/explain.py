@@ -32,7 +32,7 @@ SCHEMA_VERSION = 1
 @options.target
 @options.as_json
 def command(model: Path, text: str, node: str, target: str, as_json: bool) -> None:
-    """Show what a pass almost did to MODEL, and which guard stopped each rewrite.
+    """Show what a pass almost did to MODEL, and why it did not.
 
     The pass is run on a copy, after those that it requires, and not proven. A line names the
     rule, the node it looked at, and what would have to be different.

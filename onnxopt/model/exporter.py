@@ -42,8 +42,7 @@ class Exporter:
         proto.CopyFrom(header)
         self.as_nodes = header.ir_version < OVERRIDABLE_IR
         constants = homes(graph)
-        main = self.graph(graph, constants, keep_bytes=False)
-        proto.graph.CopyFrom(main)
+        self.graph(graph, constants, proto.graph, keep_bytes=False)
         proto.functions.extend(self.function(f) for f in graph.functions)
         known = {o.domain if o.domain != "ai.onnx" else "" for o in proto.opset_import}
         for domain in sorted(_domains(graph) - known):
@@ -51,11 +50,17 @@ class Exporter:
         return proto
 
     def graph(
-        self, graph: gs.Graph, constants: dict[int, list[gs.Constant]], keep_bytes: bool = True
-    ) -> onnx.GraphProto:
-        """Convert one graph; all names that it captures have been given out."""
+        self,
+        graph: gs.Graph,
+        constants: dict[int, list[gs.Constant]],
+        proto: onnx.GraphProto,
+        keep_bytes: bool = True,
+    ) -> None:
+        """Convert one graph into a message; all names that it captures have been given out."""
         own = constants[id(graph)]
-        proto = onnx.GraphProto(name=graph.name, doc_string=graph.doc_string or None)
+        proto.name = graph.name
+        if graph.doc_string:
+            proto.doc_string = graph.doc_string
         rest = ir.carried(graph, "rest", None)
         if rest is not None:
             proto.MergeFrom(rest)
@@ -86,10 +91,13 @@ class Exporter:
         proto.node.extend(_constant_node(c, self.names.of(c)) for c in as_nodes)
         nodes = in_order(graph)
         proto.node.extend(self.node(n, constants) for n in nodes)
-        proto.output.extend(self.value(t) for t in graph.outputs)
+        passed_on = ir.carried(graph, "passed_on", {})
+        fed = {id(t) for t in graph.inputs}
+        for tensor in graph.outputs:
+            described = passed_on.get(tensor.name) if id(tensor) in fed else None
+            proto.output.append(described or self.value(tensor))
         self._value_info(proto, graph, nodes, own)
         self.names.leave()
-        return proto
 
     def function(self, function: gs.Function) -> onnx.FunctionProto:
         """Convert a model-local function; its constants become nodes, as it has no initializers."""
@@ -140,14 +148,17 @@ class Exporter:
             }
             return AttributeProto(name=name, ref_attr_name=value.name, type=kind[value.type])
         if isinstance(value, gs.Graph):
-            body = self.graph(value, constants)
-            return AttributeProto(name=name, type=AttributeProto.GRAPH, g=body)
+            proto = AttributeProto(name=name, type=AttributeProto.GRAPH)
+            self.graph(value, constants, proto.g)
+            return proto
         if isinstance(value, gs.Constant):
             tensor = _tensor(value, value.name)
             return AttributeProto(name=name, type=AttributeProto.TENSOR, t=tensor)
         if isinstance(value, list) and value and isinstance(value[0], gs.Graph):
-            graphs = [self.graph(g, constants) for g in value]
-            return AttributeProto(name=name, type=AttributeProto.GRAPHS, graphs=graphs)
+            proto = AttributeProto(name=name, type=AttributeProto.GRAPHS)
+            for inner in value:
+                self.graph(inner, constants, proto.graphs.add())
+            return proto
         return onnx.helper.make_attribute(name, value)
 
     def value(self, tensor: gs.Tensor) -> onnx.ValueInfoProto:

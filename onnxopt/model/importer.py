@@ -112,13 +112,15 @@ class Importer:
         stale = _type(local, proto.value_info)
         scopes = (*outer, local)
         nodes = [self.node(n, scopes) for n in proto.node]
-        outputs = [self._output(v, scopes) for v in proto.output]
+        fed = {id(t) for t in inputs}
+        outputs = [self._output(v, scopes, fed) for v in proto.output]
         graph = ir.Graph(
             nodes, inputs, outputs, proto.name, proto.doc_string, self.opsets.get("", 1)
         )
         graph.rest = remainder(proto, GRAPH | {"doc_string"})
         graph.initializers = list(homes)
         graph.stale, graph.slots = stale, slots
+        graph.passed_on = {v.name: _copy(v) for v in proto.output if id(local.get(v.name)) in fed}
         graph.shadows = frozenset(n for n in local if any(n in s for s in outer))
         return graph
 
@@ -204,8 +206,10 @@ class Importer:
         constant.rest = remainder(proto, TENSOR)
         return constant
 
-    def _output(self, value: onnx.ValueInfoProto, scopes: Scopes) -> gs.Tensor:
+    def _output(self, value: onnx.ValueInfoProto, scopes: Scopes, fed: set[int]) -> gs.Tensor:
         tensor = _lookup(value.name, scopes)
+        if id(tensor) in fed:
+            return tensor
         if isinstance(tensor, ir.Variable) and value.name in scopes[-1]:
             _describe(tensor, value)
         elif isinstance(tensor, ir.Constant):

@@ -94,6 +94,7 @@ class Graph(gs.Graph):
         slots: Before IR version 4, the places in the input list that initializers had to take
             (index, declaration, initializer). They are no inputs: nobody can feed them.
         stale: Types of names that no tensor has.
+        passed_on: How outputs are described that are inputs of the same graph, by name.
         shadows: Names that this graph defines again although an outer graph has them.
     """
 
@@ -101,6 +102,7 @@ class Graph(gs.Graph):
     initializers: list[gs.Constant]
     slots: list[Slot]
     stale: list[onnx.ValueInfoProto]
+    passed_on: dict[str, onnx.ValueInfoProto]
     shadows: frozenset[str]
     __eq__ = object.__eq__
     __hash__ = object.__hash__

@@ -36,6 +36,8 @@ def in_order(graph: gs.Graph) -> list[gs.Node]:
         ModelError: Nodes wait for each other.
     """
     index = {id(node): i for i, node in enumerate(graph.nodes)}
+    if _is_in_order(graph, index):
+        return list(graph.nodes)
     waits: list[int] = []
     readers: dict[int, list[int]] = {}
     for i, node in enumerate(graph.nodes):
@@ -58,6 +60,15 @@ def in_order(graph: gs.Graph) -> list[gs.Node]:
     return order
 
 
+def _is_in_order(graph: gs.Graph, index: dict[int, int]) -> bool:
+    for i, node in enumerate(graph.nodes):
+        for tensor in reads(node):
+            for maker in tensor.inputs:
+                if index.get(id(maker), -1) >= i:
+                    return False
+    return True
+
+
 def homes(graph: gs.Graph) -> dict[int, list[gs.Constant]]:
     """Return which constants each graph declares, by the graph's id.
 
@@ -68,13 +79,14 @@ def homes(graph: gs.Graph) -> dict[int, list[gs.Constant]]:
     used: dict[int, Path] = {}
     found: dict[int, gs.Constant] = {}
     result: dict[int, list[gs.Constant]] = {}
-    for path, g in _paths(graph):
+    paths = list(_paths(graph))
+    for path, g in paths:
         result[id(g)] = []
         for constant in ir.carried(g, "initializers", ()):
             if isinstance(constant, gs.Constant):
                 found[id(constant)] = constant
                 declared.setdefault(id(constant), path)
-    for path, g in _paths(graph):
+    for path, g in paths:
         for constant in _constants(g):
             found[id(constant)] = constant
             used[id(constant)] = _common(used.get(id(constant), path), path)
@@ -125,6 +137,7 @@ class Names:
     def enter(self, graph: gs.Graph, constants: Iterable[gs.Constant]) -> None:
         """Name all tensors that a graph defines."""
         taken: set[str] = set()
+        tried: dict[str, int] = {}
         shadows: frozenset[str] = ir.carried(graph, "shadows", frozenset())
         outer = self.scopes[:]
         self.scopes.append(taken)
@@ -134,10 +147,11 @@ class Names:
         for tensor in (*first, *constants, *defined):
             if id(tensor) in self.given:
                 continue
-            name, n = tensor.name, 0
+            name, n = tensor.name, tried.get(tensor.name, 0)
             while name in taken or (name not in shadows and any(name in s for s in outer)):
                 n += 1
                 name = f"{tensor.name}_{n}"
+            tried[tensor.name] = n
             taken.add(name)
             self.given[id(tensor)] = name
             self.kept.append(tensor)

@@ -6,15 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from fuzz import layers, layout
-from fuzz.scope import LOCAL, Scope, Value, code, make_node
 from onnx import helper
+
+from fuzz import elementwise, layers, layout, shape_math
+from fuzz.run import code, make_node
+from fuzz.scope import LOCAL, Scope, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 DEEPEST = 2
-SOME_TYPE = np.dtype(np.float32)
+"""Bodies in bodies."""
+
+PLAIN = (
+    *elementwise.RECIPES,
+    *layers.RECIPES,
+    *layout.RECIPES,
+    *shape_math.RECIPES,
+)
+"""What makes nodes without bodies."""
 
 
 def repeat(s: Scope) -> None:
@@ -62,10 +72,7 @@ def condition(s: Scope) -> Value:
 
 def body(s: Scope, steps: int) -> None:
     for _ in range(steps):
-        recipes = (*layers.RECIPES, *layout.RECIPES)
-        if s.depth < DEEPEST and s.flip(15):
-            recipes = RECIPES
-        s.choose(recipes)(s)
+        s.choose(RECIPES if s.depth < DEEPEST and s.flip(15) else PLAIN)(s)
 
 
 def result(s: Scope, dtype: np.dtype, like: Value | None = None) -> Value | None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import hypothesis.strategies as st
 import numpy as np
 import onnx
-from fuzz import control, layers, layout
-from fuzz.scope import RUNS, Book, Scope, Value, load
 from hypothesis import assume
 from onnx import helper, numpy_helper
+
+from fuzz import control
+from fuzz.run import RUNS, load
+from fuzz.scope import Book, Scope, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,12 +22,12 @@ SIZES = ((2, 1, 3), (3, 5, 1), (4, 2, 6), (1, 2, 3), (2, 0, 1))
 """What symbols are bound to, run by run."""
 
 
-@dataclass
 class Example:
     """A model and what to feed it in each of the runs."""
 
-    proto: onnx.ModelProto
-    feeds: list[dict[str, np.ndarray]]
+    def __init__(self, proto: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> None:
+        self.proto = proto
+        self.feeds = feeds
 
     def __repr__(self) -> str:
         feeds = [{k: v.shape for k, v in f.items()} for f in self.feeds]
@@ -42,9 +43,10 @@ def models(draw: Callable[[Any], Any]) -> Example:
     s = Scope(Book(draw, opset, ir))
     symbols = {name: draw(st.sampled_from(SIZES)) for name in ("N", "S")}
     inputs = [_input(s, f"x{i}", symbols) for i in range(s.integer(1, 3))]
-    defaults = [v for v in (_overridable(s) for _ in range(1)) if v is not None]
+    default = _overridable(s)
+    defaults = [] if default is None else [default]
     for _ in range(s.integer(2, 14)):
-        s.choose((*layers.RECIPES, *layout.RECIPES, *control.RECIPES))(s)
+        s.choose((*control.PLAIN, *control.RECIPES))(s)
     outputs = _outputs(s, inputs)
     assume(outputs)
     proto = _model(s, inputs, defaults, outputs)
@@ -86,7 +88,7 @@ def _overridable(s: Scope) -> Value | None:
     """A default that the first run takes and others replace."""
     if s.book.ir < 4 or not s.flip(15):
         return None
-    default = s.weight(s.choose([[4], [1], []]))
+    default = np.asarray(s.weight(s.choose([[4], [1], []])))
     other = np.asarray(np.roll(default, 1) * 2)
     value = Value("w0", (default, *[other] * (RUNS - 1)))
     s.values.append(value)
@@ -101,8 +103,7 @@ def _outputs(s: Scope, inputs: list[tuple[Value, onnx.ValueInfoProto]]) -> list[
     if not made:
         return []
     found = [made[0]] if s.flip(70) else []
-    for _ in range(s.integer(0 if found else 1, 3)):
-        found.append(s.choose(made))
+    found += [s.choose(made) for _ in range(s.integer(0 if found else 1, 3))]
     found = list(dict.fromkeys(found))
     if s.flip(15):
         again = s.one("Identity", s.choose([*found, *(v for v, _ in inputs)]))
@@ -139,8 +140,7 @@ def _model(
     if s.flip(20):
         model.doc_string = "drawn"
         model.metadata_props.add(key="author", value="nobody")
-        graph_doc = "a graph"
-        model.graph.doc_string = graph_doc
+        model.graph.doc_string = "a graph"
     return model
 
 

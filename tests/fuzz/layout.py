@@ -1,4 +1,4 @@
-"""What moves elements, and the arithmetic of shapes."""
+"""What moves elements."""
 
 from __future__ import annotations
 
@@ -64,81 +64,39 @@ def transpose(s: Scope) -> None:
         s.one("Transpose", y, perm=back if s.flip(70) else _permutation(s, y.rank))
 
 
+def _target(s: Scope, x: Value) -> list[int] | None:
+    """Choose a size for each axis, or several for one: its own, 0 to copy it, one -1."""
+    target: list[int] = []
+    for i, d in enumerate(x.shape):
+        aligned = i == len(target)
+        if d is None and not (aligned and s.flip(60)):
+            if -1 in target:
+                return None
+            target.append(-1)
+        elif d is None or (aligned and s.flip(20)):
+            target.append(0)
+        elif d and d % 2 == 0 and s.flip(30):
+            target += [2, d // 2]
+        else:
+            target.append(d)
+    return target
+
+
 def reshape(s: Scope) -> None:
     """A constant shape, with zeros that copy and one -1."""
     x = s.pick(ANY)
-    if x is None:
+    target = x and _target(s, x)
+    if x is None or target is None:
         return
-    target: list[int] = []
-    free = False
-    for i, d in enumerate(x.shape):
-        if d is None:
-            if s.flip(60) and i == len(target):
-                target.append(0)
-            elif not free:
-                target.append(-1)
-                free = True
-            else:
-                return
-        elif d and d % 2 == 0 and s.flip(30):
-            target += [2, d // 2]
-        elif i == len(target) and s.flip(20):
-            target.append(0)
-        else:
-            target.append(d)
     if s.flip(30) and len(target) > 1 and min(target[:2]) > 0:
         target[:2] = [target[0] * target[1]]
-    if not free and target and s.flip(30):
+    if -1 not in target and target and s.flip(30):
         target[s.integer(0, len(target) - 1)] = -1
     if s.flip(20):
         target.insert(s.integer(0, len(target)), 1)
     y = s.one("Reshape", x, s.ints(*target))
     if y is not None and s.flip(20):
         s.one("Reshape", y, s.ints(*s.choose([[-1], [0, -1], [1, -1], [-1, 1]])))
-
-
-def _element(s: Scope, x: Value, axis: int) -> Value | None:
-    """Compute one dimension of a tensor, as a tensor of one element, in one of the usual ways."""
-    way = s.integer(0, 3)
-    if way == 0 and s.opset >= 15:
-        return s.one("Shape", x, start=axis, end=None if axis + 1 == x.rank else axis + 1)
-    shape = s.one("Shape", x)
-    if shape is None:
-        return None
-    if way == 1:
-        made = with_ints(s, "Slice", shape, 10, starts=[axis], ends=[axis + 1], axes=[0])
-        return made[0] if made else None
-    if way == 2:
-        return s.one("Gather", shape, s.ints(axis), axis=0)
-    return unsqueeze(s, s.one("Gather", shape, s.const(np.int64(axis)), axis=0), 0)
-
-
-def reshape_computed(s: Scope) -> None:
-    """A shape put together from dimensions of tensors and constants."""
-    x = s.pick(ANY, 1)
-    if x is None:
-        return
-    parts: list[Value | None] = []
-    axis = 0
-    while axis < x.rank:
-        size = x.shape[axis]
-        if axis + 1 < x.rank and s.flip(25):
-            a, b = _element(s, x, axis), _element(s, x, axis + 1)
-            parts.append(a and b and s.one("Mul", a, b))
-            axis += 1
-        elif size is not None and s.flip(30):
-            parts.append(s.ints(size))
-        else:
-            parts.append(_element(s, x, axis))
-        axis += 1
-    if s.flip(40):
-        parts[s.integer(0, len(parts) - 1)] = s.ints(-1)
-    if s.flip(20):
-        parts.append(s.ints(1))
-    if all(p is not None for p in parts):
-        target = s.one("Concat", *parts, axis=0)
-        if target is not None:
-            s.one("Reshape", x, target)
 
 
 def squeezes(s: Scope) -> None:
@@ -176,9 +134,7 @@ def concat(s: Scope) -> None:
             a == b for i, (a, b) in enumerate(zip(v.dims, x.dims, strict=True)) if i != axis
         )
 
-    parts = [x]
-    for _ in range(s.integer(0, 2)):
-        parts.append(s.pick(ANY, 1, fits) or x)
+    parts = [x, *(s.pick(ANY, 1, fits) or x for _ in range(s.integer(0, 2)))]
     if x.static and s.flip(25):
         sizes = [2 if i == axis else d or 0 for i, d in enumerate(x.shape)]
         parts.append(s.const(s.weight(sizes, x.dtype)))
@@ -279,36 +235,7 @@ def pad(s: Scope) -> None:
     s.one("Pad", x, *inputs, mode=mode)
 
 
-def shapes_of(s: Scope) -> None:
-    """Tensors made from shapes: ConstantOfShape, Range, Size."""
-    x = s.pick(ANY, 1)
-    if x is None:
-        return
-    way = s.integer(0, 3)
-    if way == 0:
-        fill = s.choose([np.float32([1.5]), np.int64([2]), np.float32([0]), np.bool_([True])])
-        shape = s.one("Shape", x) if s.flip() else s.ints(*(d or 1 for d in x.shape))
-        if shape is not None:
-            s.one("ConstantOfShape", shape, value=_tensor(fill) if s.flip(80) else None)
-    elif way == 1 and s.opset >= 11:
-        shape = s.one("Shape", x)
-        stop = shape and s.one("Gather", shape, s.const(np.int64(0)), axis=0)
-        if stop is None or s.flip(30):
-            stop = s.const(np.int64(3))
-        s.one("Range", s.const(np.int64(0)), stop, s.const(np.int64(s.choose([1, 2]))))
-    elif way == 2:
-        s.one("Size", x)
-    else:
-        s.one("Shape", x)
-
-
-def _tensor(array: np.ndarray) -> Any:
-    from onnx import numpy_helper
-
-    return numpy_helper.from_array(array)
-
-
 RECIPES: Sequence[Callable[[Scope], None]] = (
-    transpose, transpose, reshape, reshape, reshape_computed, squeezes, flatten, concat, slices,
-    split, gather, repeats, pad, shapes_of,
+    transpose, transpose, reshape, reshape, squeezes, flatten, concat, slices, split, gather,
+    repeats, pad,
 )  # fmt: skip

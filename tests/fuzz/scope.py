@@ -1,7 +1,7 @@
 """A graph in the making, of which the value of every tensor is known.
 
 A graph is drawn node by node. Every node is run by onnxruntime on the values of its inputs, once
-for each of the sets of inputs (`RUNS`; symbolic dimensions differ between them), before it is
+for each of the sets of inputs (`run.RUNS`; symbolic dimensions differ between them), before it is
 added: what onnxruntime refuses, and what overflows, never becomes part of the graph. A dimension
 is the tuple of its sizes in all runs; it is static as far as the graph can know if they are equal.
 """
@@ -14,27 +14,21 @@ from typing import TYPE_CHECKING, Any
 import hypothesis.strategies as st
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
+
+from fuzz.run import RUNS, code, evaluate, make_node, reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-RUNS = 3
 LOCAL = "local"
-LARGEST = 1024
-"""Elements of a tensor; larger ones are not let in."""
-WIDEST = 2000
-"""Magnitude of a float; sums of larger ones would be rounded too visibly."""
-
-EXACT = frozenset(
-    "Identity Transpose Reshape Squeeze Unsqueeze Flatten Concat Slice Split Gather Expand Tile Pad "
-    "Relu Neg Abs Clip Max Min Where Shape Size Dropout MaxPool ReduceMax ReduceMin "
-    "Constant ConstantOfShape".split()
-)
+EXACT = frozenset({
+    *("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Concat", "Slice"),
+    *("Split", "Gather", "Expand", "Tile", "Pad", "Relu", "Neg", "Abs", "Clip", "Max", "Min"),
+    *("Where", "Shape", "Size", "Dropout", "MaxPool", "ReduceMax", "ReduceMin", "Constant"),
+    "ConstantOfShape",
+})  # fmt: skip
 """Ops that do not round."""
-
-GRAPH = onnx.AttributeProto.GRAPH
 
 
 @dataclass(eq=False)
@@ -80,10 +74,6 @@ class Value:
             f"{self.name}_{i}" if d is None else d for i, d in enumerate(self.shape)
         ]
         return helper.make_tensor_value_info(self.name, code(self.dtype), shape)
-
-
-def code(dtype: np.dtype) -> int:
-    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
 @dataclass
@@ -206,7 +196,7 @@ class Scope:
     def add(self, proto: onnx.NodeProto) -> list[Value] | None:
         found = {v.name: v for v in self.visible()}
         read = [found[name] for name in sorted(reads(proto)) if name in found]
-        arrays = evaluate(self.book, proto, read)
+        arrays = evaluate(proto, read, self.book.opsets, self.book.functions)
         if arrays is None:
             return None
         rough = any(v.rough for v in read) or (
@@ -232,75 +222,12 @@ class Scope:
     def graph(
         self, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[Value]
     ) -> onnx.GraphProto:
-        """Close a body; the types of what it returns have no shapes."""
+        """Close a body; the types of what it returns have no shapes, unless it was handed in."""
         if self.outer:
             self.outer.count = max(self.outer.count, self.count)
-        types = [helper.make_tensor_value_info(v.name, code(v.dtype), None) for v in outputs]
+        given = {v.name: v for v in inputs}
+        types = [
+            given.get(v.name) or helper.make_tensor_value_info(v.name, code(v.dtype), None)
+            for v in outputs
+        ]
         return helper.make_graph(self.nodes, name, inputs, types, self.initializers)
-
-
-def make_node(
-    op: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attrs: Any
-) -> onnx.NodeProto:
-    """Make a node without fields that say nothing, and without attributes that are None."""
-    node = onnx.NodeProto(op_type=op, input=inputs, output=outputs)
-    if domain:
-        node.domain = domain
-    node.attribute.extend(
-        helper.make_attribute(name, value) for name, value in attrs.items() if value is not None
-    )
-    return node
-
-
-def reads(node: onnx.NodeProto) -> set[str]:
-    """Return all names that a node and its bodies read."""
-    names = set(node.input) - {""}
-    for attribute in node.attribute:
-        if attribute.type == GRAPH:
-            names |= {v.name for v in attribute.g.output}
-            names = names.union(*(reads(n) for n in attribute.g.node))
-    return names
-
-
-def evaluate(
-    book: Book, node: onnx.NodeProto, inputs: Sequence[Value]
-) -> list[tuple[np.ndarray, ...]] | None:
-    """Run one node on all runs; None if onnxruntime refuses, or values or sizes are too large."""
-    fed = [v for v in inputs if not v.known]
-    graph = helper.make_graph(
-        [node],
-        "one",
-        [helper.make_tensor_value_info(v.name, code(v.dtype), [None] * v.rank) for v in fed],
-        [onnx.ValueInfoProto(name=name) for name in node.output],
-        [numpy_helper.from_array(v.arrays[0], v.name) for v in inputs if v.known],
-    )
-    model = helper.make_model(
-        graph, ir_version=10, opset_imports=book.opsets, functions=book.functions
-    )
-    try:
-        session = load(model)
-        runs = [session.run(None, {v.name: v.arrays[i] for v in fed}) for i in range(RUNS)]
-    except Exception:  # noqa: BLE001  # onnxruntime's exceptions have no common base
-        return None
-    outputs = list(zip(*runs, strict=True))
-    return outputs if all(_fit(arrays) for arrays in outputs) else None
-
-
-def _fit(arrays: Sequence[np.ndarray]) -> bool:
-    if len({a.ndim for a in arrays}) > 1 or arrays[0].ndim > 6:
-        return False
-    for a in arrays:
-        if a.size > LARGEST or (a.dtype.kind == "f" and a.size and not np.abs(a).max() < WIDEST):
-            return False
-    return True
-
-
-def load(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """Load a model as it is written."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )

@@ -64,9 +64,9 @@ class Clean(Pass):
 
     def run(self, model: Model, ctx: Context) -> int:
         """Repeat all parts until none finds anything."""
-        total = 0
-        while made := self._rounds(model, ctx) + flush(model, ctx):
-            total += made
+        total = self._rounds(model, ctx)
+        while made := flush(model, ctx):
+            total += made + self._rounds(model, ctx)
         return total
 
     def _rounds(self, model: Model, ctx: Context) -> int:

@@ -36,6 +36,7 @@ def decide(model: Model, ctx: Context) -> int:
     for path, graph in list(model.graphs()):
         waiting, nodes = graph.nodes[::-1], []
         before = made
+        names = {node.name for node in waiting}
         while waiting:
             node = waiting.pop()
             if getattr(node, "removed", False):
@@ -44,7 +45,10 @@ def decide(model: Model, ctx: Context) -> int:
             if sources is None or not _movable(graph, node, sources):
                 nodes.append(node)
             elif ctx.allow(edit_id("branch", path, node)):
-                waiting += reversed(_inline(graph, node, sources, returned))
+                label = ir.label(node)
+                moved = _inline(graph, node, sources, returned)
+                _rename(moved, names, label)
+                waiting += reversed(moved)
                 made += 1
             else:
                 nodes.append(node)
@@ -53,6 +57,14 @@ def decide(model: Model, ctx: Context) -> int:
     if made:
         links.restamp(model)
     return made
+
+
+def _rename(moved: list[gs.Node], names: set[str], label: str) -> None:
+    """Give nodes that come into a graph names that it does not have: onnxruntime asks for that."""
+    for node in moved:
+        if node.name in names and node.name:
+            node.name = f"{label}/{node.name}"
+        names.add(node.name)
 
 
 def _sources(node: gs.Node) -> list[gs.Tensor] | None:

@@ -147,5 +147,6 @@ def content(tensor: gs.Tensor) -> int:
         return content(value) if isinstance(value, gs.Constant) else 0
     values = tensor._values
     if isinstance(values, Packed):
-        return int(values.tensor.ByteSize()) - len(values.tensor.name)
+        name = len(values.tensor.name.encode())
+        return int(values.tensor.ByteSize()) - (name + 2 if name else 0)
     return tensors.nbytes(tensor)

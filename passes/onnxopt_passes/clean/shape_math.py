@@ -79,7 +79,11 @@ def _constant_shape(node: gs.Node, memo: dict[int, Elements]) -> list[int] | Non
     if found is None:
         return None
     written = [_written(data, i, e) for i, e in enumerate(found)]
-    return [-1 if w is None else w for w in written] if _determined(written) else None
+    if not _determined(written):
+        return None
+    sizes = [-1 if w is None else w for w in written]
+    empty = any(w == 0 and shapes.axis(data, i) == 0 for i, w in enumerate(sizes))
+    return None if empty and -1 in sizes else sizes
 
 
 def _written(data: gs.Tensor, index: int, element: Element) -> int | None:

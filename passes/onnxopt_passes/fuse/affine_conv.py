@@ -1,9 +1,9 @@
-"""Arithmetic with constants before a layer  ->  layer(x, W', b')     Conv, ConvTranspose, Gemm, MatMul.
+"""Arithmetic with constants before a layer  ->  layer(x, W', b').
+
+The layers are Conv, ConvTranspose, Gemm and MatMul.
 
 op(x * k + d, W, b)         W' = W * k, b' = b + W . d       the node goes
 op((x * k) + d, W, b)       op(x + d / k, W * k, b)          the Mul goes where d has to stay
-GlobalAveragePool(x * k + d)    GlobalAveragePool(x) * k + d     on one element a channel
-relu(op(x, W, b)) * k       relu(op(x, W', b'))              W' = W * k, b' = b * k, k > 0
 
 k and d are one value, or one a channel. What is scaled may pass other nodes on its way to the
 layers: those that are linear in it, and for k > 0 those that keep order. All readers, and all of
@@ -28,7 +28,7 @@ from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import layer as layers
 from onnxopt_passes.fuse.conv_bn import parameters
 from onnxopt_passes.fuse.inlet import Inlet, inlet
-from onnxopt_passes.fuse.term import OPS, bell, known_whole, quantized, read, vector
+from onnxopt_passes.fuse.term import OPS, clipped, gated, gelu, normalised, quantized, read, vector
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -76,17 +76,16 @@ class Affine:
     def moderate(self) -> bool:
         """Whether leaving it out of sums and products keeps them finite."""
         sizes = np.abs(self.k)
-        return bool(
-            self.dtype != np.float16 and sizes.min() >= 1 / RANGE and sizes.max() <= RANGE
-        )
+        return bool(self.dtype != np.float16 and sizes.min() >= 1 / RANGE and sizes.max() <= RANGE)
 
 
 @dataclass(frozen=True)
 class Edit:
-    """New inputs for a node that takes something in."""
+    """New inputs for a node that takes something in; a Gemm's `beta` may be in its new bias."""
 
     node: gs.Node
     inputs: list[gs.Tensor]
+    beta: bool = False
 
 
 def fuse_affine_forward(graph: gs.Graph, node: gs.Node) -> bool:
@@ -96,11 +95,11 @@ def fuse_affine_forward(graph: gs.Graph, node: gs.Node) -> bool:
         return False
     source, affine = found
     out = node.outputs[0]
-    if quantized(source, out) or known_whole(source) or bell(match.producer(source)):
+    if quantized(source, out) or gelu(source) or gated(source) or normalised(graph, source):
         return False
     edits = _taken(graph, out, affine, set(), DEPTH)
     if edits is None:
-        return _exchange(graph, node, affine)
+        return _exchange(graph, node)
 
     _commit(edits)
     match.replace(out, source)
@@ -133,7 +132,7 @@ def _normalisation(graph: gs.Graph, bn: gs.Node) -> tuple[gs.Tensor, Affine] | N
     return bn.inputs[0], Affine(k, d, 1, len(dims), dtype)
 
 
-def _exchange(graph: gs.Graph, node: gs.Node, shift: Affine) -> bool:
+def _exchange(graph: gs.Graph, node: gs.Node) -> bool:
     """Turn `(x * k) + d` into `x + d / k`, and let the readers take in k."""
     outer = read(graph, node)
     inner = None if outer is None else read(graph, match.sole(graph, outer.source, "Mul", "Div"))
@@ -142,19 +141,19 @@ def _exchange(graph: gs.Graph, node: gs.Node, shift: Affine) -> bool:
     found = vector(inner.values, inner.source)
     if found is None or not inner.k.all():
         return False
-    source = inner.source
-    if known_whole(source) or quantized(source, outer.source) or bell(match.producer(source)):
+    source, dims = inner.source, shapes.dims(inner.source)
+    if gelu(source) or quantized(source, outer.source):
         return False
     with np.errstate(all="ignore"):
         values = outer.d / inner.k
-    if values.size > max(outer.d.size, inner.k.size) or values.ndim > max(
-        outer.d.ndim, inner.k.ndim
-    ):
+    if values.size > max(outer.d.size, inner.k.size):
+        return False
+    if found[1] is not None and (dims is None or outer.d.ndim > len(dims)):
         return False
     if np.abs(values).max() >= _half_digit(outer.dtype):
         return match.miss("the shift divided by the factor gets too large")
-    dims = shapes.dims(source)
-    factor = Affine(found[0], np.zeros(1), found[1], None if dims is None else len(dims), outer.dtype)
+    rank = None if dims is None else len(dims)
+    factor = Affine(found[0], np.zeros(1), found[1], rank, outer.dtype)
     edits = _taken(graph, node.outputs[0], factor, set(), DEPTH)
     if edits is None:
         return False
@@ -163,7 +162,7 @@ def _exchange(graph: gs.Graph, node: gs.Node, shift: Affine) -> bool:
     out = node.outputs[0]
     match.remove(inner.node)
     node.op = "Add"
-    node.inputs = [source, ir.Constant(f"{out.name}.shift", values.astype(outer.dtype))]
+    node.inputs = [source, ir.Constant(f"{out.name}.shift", np.asarray(values, outer.dtype))]
     return True
 
 
@@ -176,7 +175,7 @@ def _half_digit(dtype: np.dtype) -> float:
 def _commit(edits: list[Edit]) -> None:
     for edit in edits:
         edit.node.inputs = edit.inputs
-        if edit.node.op == "Gemm" and len(edit.inputs) > 2 and edit.inputs[2].name.endswith("bias"):
+        if edit.beta:
             edit.node.attrs.pop("beta", None)
 
 
@@ -195,11 +194,9 @@ def _taken(
         if layer is not None:
             found = _absorbed(graph, layer, affine)
         else:
-            passed = _passed(node, tensor, affine)
+            passed = _passed(graph, node, tensor, affine)
             found = (
-                None
-                if passed is None
-                else _taken(graph, node.outputs[0], passed, seen, depth - 1)
+                None if passed is None else _taken(graph, node.outputs[0], passed, seen, depth - 1)
             )
         if found is None:
             return None
@@ -207,8 +204,8 @@ def _taken(
     return edits
 
 
-def _passed(node: gs.Node, tensor: gs.Tensor, affine: Affine) -> Affine | None:
-    """Return what is left to do behind a node if it is left out before; None if nothing is known."""
+def _passed(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor, affine: Affine) -> Affine | None:
+    """Return what is left to do behind a node if it is left out before; None if unknown."""
     if [i for i, t in enumerate(node.inputs) if t is tensor] != [0] and node.op != "Mul":
         return None
     if any(match.fetched(t) or t.outputs for t in node.outputs[1:]):
@@ -221,7 +218,7 @@ def _passed(node: gs.Node, tensor: gs.Tensor, affine: Affine) -> Affine | None:
     if match.is_op(node, *MOVES):
         return affine if affine.axis is None else None
     if match.is_op(node, "Mul"):
-        return _multiplied(node, tensor, affine)
+        return None if clipped(graph, tensor) else _multiplied(node, tensor, affine)
     return None
 
 
@@ -230,7 +227,7 @@ def _multiplied(node: gs.Node, tensor: gs.Tensor, affine: Affine) -> Affine | No
     others = [t for t in node.inputs if t is not tensor]
     if len(others) != 1 or affine.shifts or not affine.moderate:
         return None
-    if bell(match.producer(others[0])) or match.constant(others[0]) is not None:
+    if gelu(others[0]) or match.constant(others[0]) is not None:
         return None
     if affine.axis is None:
         return replace(affine, rank=None)
@@ -265,7 +262,7 @@ def _absorbed(graph: gs.Graph, layer: Inlet, affine: Affine) -> list[Edit] | Non
     if node.op == "MatMul":
         return _added(graph, node, inputs, summand)
     bias = layer.biased(summand)
-    return None if bias is None else [Edit(node, [*inputs[:2], bias])]
+    return None if bias is None else [Edit(node, [*inputs[:2], bias], beta=True)]
 
 
 def _added(
@@ -290,64 +287,7 @@ def _added(
     return [Edit(node, inputs), Edit(adder, both)]
 
 
-def fuse_affine_pool(graph: gs.Graph, pool: gs.Node) -> bool:
-    """Scale and shift the means of channels, not all their elements."""
-    term = read(graph, match.sole(graph, pool.inputs[0], *OPS))
-    found = None if term is None else vector(term.values, term.source)
-    if term is None or found is None or term.dtype == np.float16:
-        return False
-    rank = shapes.dims(term.source)
-    if found[1] not in (None, 1) or rank is None or len(rank) < 3 or not term.k.all():
-        return False
-    out, node = pool.outputs[0], term.node
-    if quantized(term.source, out) or known_whole(term.source):
-        return False
-    if np.abs(term.k).max() > RANGE or np.abs(term.k).min() < 1 / RANGE:
-        return False
-
-    mean = ir.Variable(f"{out.name}.mean", dtype=term.dtype)
-    scaled = node.outputs[0]
-    pool.inputs = [term.source]
-    pool.outputs = [mean]
-    node.inputs = [mean if t is term.source else t for t in node.inputs]
-    node.outputs = [out]
-    scaled.outputs.clear()
-    return True
-
-
-def fuse_affine_back(graph: gs.Graph, node: gs.Node) -> bool:
-    """Fold a positive factor into the layer before a Relu or the like."""
-    term = read(graph, node)
-    if term is None or not term.scales or not (term.k > 0).all():
-        return False
-    tensor, first = term.source, match.sole(graph, term.source, *ORDERED)
-    above = first
-    while above is not None:
-        tensor = above.inputs[0]
-        above = match.sole(graph, tensor, *ORDERED)
-    layer = None if first is None else layers.feeding(graph, tensor)
-    if first is None or layer is None or layer.dtype != term.dtype:
-        return False
-    if quantized(layer.node.inputs[0], node.outputs[0]):
-        return False
-    k = layers.per_channel(term.k, layer.channels, layer.rank)
-    if k is None:
-        return False
-    out = node.outputs[0]
-    inputs = layers.adjusted(graph, layer, tensor.name, k, np.zeros(layer.channels))
-    if inputs is None:
-        return False
-
-    match.remove(node)
-    first.outputs = [out]
-    layer.node.inputs = inputs
-    layer.node.attrs.pop("beta", None)
-    return True
-
-
 RULES: tuple[Rule, ...] = (
-    Rule("affine_back", ("Mul", "Div"), fuse_affine_back),
     Rule("affine_forward", (*OPS, "BatchNormalization"), fuse_affine_forward),
-    Rule("affine_pool", ("GlobalAveragePool",), fuse_affine_pool),
 )
-"""In the order in which they are tried."""
+"""The rule of this file."""

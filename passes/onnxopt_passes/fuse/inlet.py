@@ -48,12 +48,12 @@ class Inlet:
     @property
     def channels(self) -> int:
         """Number of input channels: axis 1 of what a convolution reads, else the last axis."""
-        return self.weight.shape[0] * self.weight.shape[2]
+        return int(self.weight.shape[0] * self.weight.shape[2])
 
     @property
     def outputs(self) -> int:
         """Number of output channels."""
-        return self.weight.shape[0] * self.weight.shape[1]
+        return int(self.weight.shape[0] * self.weight.shape[1])
 
     def scaled(self, graph: gs.Graph, k: np.ndarray) -> gs.Constant | None:
         """Return weights that scale the input channels by k; None where a guard does not hold."""

@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
 OPS = ("Mul", "Div", "Add", "Sub")
 
-ROOTS = ("Sqrt", "Reciprocal", "Div", "Pow")
+ROOTS = ("Sqrt", "Reciprocal")
 """What a normalisation multiplies by, or divides by."""
 
 BELLS = ("Erf", "Tanh")
 """What a GELU is made of."""
+
+LIMITS = ("Clip", "Min", "Max")
+"""What a gate of straight lines is made of."""
 
 
 @dataclass(frozen=True)
@@ -112,32 +115,60 @@ def vector(values: np.ndarray, tensor: gs.Tensor) -> tuple[np.ndarray, int | Non
     return values.reshape(-1), axes[0]
 
 
-def known_whole(tensor: gs.Tensor) -> bool:
-    """Whether a tensor is the product that ends a GELU or a normalisation.
-
-    What follows it belongs to the pattern: runtimes recognize the whole, not the rest.
-    """
+def normalised(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Whether a tensor is a normalised one, or one with weight and bias of the normalisation."""
+    term = read(graph, match.producer(tensor))
+    while term is not None:
+        tensor = term.source
+        term = read(graph, match.producer(tensor))
     node = match.producer(tensor)
     if match.is_op(node, "Cast"):
         node = match.producer(node.inputs[0])  # type: ignore[union-attr]
-    if node is None or not match.is_op(node, "Mul", "Div"):
+    if node is None or not match.is_op(node, "Mul", "Div", *ROOTS):
         return False
-    if any(match.constant(t) is not None for t in node.inputs):
-        return False
-    if node.op == "Div":
+    if node.op != "Mul":
         return True
-    makers = [match.producer(t) for t in node.inputs]
-    return any(match.is_op(m, *ROOTS) or bell(m) for m in makers)
+    return any(match.is_op(match.producer(t), "Div", *ROOTS) for t in node.inputs)
 
 
-def bell(node: gs.Node | None) -> bool:
-    """Whether a node is the sum `erf(x) + 1` or `tanh(x) + 1`, or half of it."""
-    if node is None or not match.is_op(node, "Add", "Mul"):
-        return False
-    makers = [match.producer(t) for t in node.inputs]
-    if node.op == "Mul":
-        return any(match.is_op(m, "Add") and bell(m) for m in makers)
-    return any(match.is_op(m, *BELLS) for m in makers)
+def gelu(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is `erf(x) + 1` or `tanh(x) + 1`, or a product with (half of) that."""
+    node = match.producer(tensor)
+    for _ in range(2):
+        if match.is_op(node, "Add"):
+            break
+        if not match.is_op(node, "Mul"):
+            return False
+        makers = [match.producer(t) for t in node.inputs]  # type: ignore[union-attr]
+        sums = [m for m in makers if match.is_op(m, "Add") and _bell(m)]
+        node = sums[0] if sums else next((m for m in makers if match.is_op(m, "Mul")), None)
+    return _bell(node)
+
+
+def _bell(node: gs.Node | None) -> bool:
+    return match.is_op(node, "Add") and any(
+        match.is_op(match.producer(t), *BELLS)
+        for t in node.inputs  # type: ignore[union-attr]
+    )
+
+
+def clipped(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Whether a tensor is a clipped one, scaled or not: a gate, as in HardSwish."""
+    term = read(graph, match.producer(tensor))
+    node = match.producer(tensor if term is None else term.source)
+    return match.is_op(node, *LIMITS)
+
+
+def gated(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is a product with a Min or Max: a Clip to be, and then a HardSwish.
+
+    The factor that follows belongs to it.
+    """
+    node = match.producer(tensor)
+    return match.is_op(node, "Mul") and any(
+        match.is_op(match.producer(t), "Min", "Max")
+        for t in node.inputs  # type: ignore[union-attr]
+    )
 
 
 def quantized(source: gs.Tensor, out: gs.Tensor) -> bool:

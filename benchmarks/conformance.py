@@ -1,0 +1,147 @@
+"""onnx's 2,024 backend cases through each tool.
+
+The cases that plain onnxruntime passes (ORT_DISABLE_ALL) count. Of each it is asked whether the
+tool's result still gives what the standard expects, at ORT_DISABLE_ALL and at ORT_ENABLE_ALL, with
+inputs and outputs as they were. onnxopt runs whole, `optimize(model, passes="clean,fuse")` with its
+proof on drawn inputs; that it refuses with an `OnnxoptError` is no crash, but no match either.
+Exceptions are counted over all cases. Each tool works in processes of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tools
+from tables import table
+from worker import Worker
+
+if TYPE_CHECKING:
+    import onnx
+
+TESTS = str(Path(__file__).parent.parent / "tests")
+KINDS = ("match", "refused", "raises", "interface changed", "wrong", "crashed", "too slow")
+
+
+@cache
+def _cases() -> list[Any]:
+    """All cases, as the project's tests read them."""
+    sys.path.insert(0, TESTS)
+    from backend import cases
+
+    found: list[Any] = cases()
+    return found
+
+
+def count() -> int:
+    """Return the number of cases."""
+    return len(_cases())
+
+
+def _onnxopt(model: onnx.ModelProto) -> Any:
+    import onnxopt
+
+    return onnxopt.optimize(model, passes=tools.PASSES, timing=False).model
+
+
+def _onnxslim(model: onnx.ModelProto) -> Any:
+    import onnxslim
+
+    made = onnxslim.slim(copy.deepcopy(model))
+    if made is None:
+        raise RuntimeError("it returns nothing")
+    return made
+
+
+def _onnxsim(model: onnx.ModelProto) -> Any:
+    import onnxsim
+
+    return onnxsim.simplify(copy.deepcopy(model))[0]
+
+
+def _onnxscript(model: onnx.ModelProto) -> Any:
+    from onnxscript import optimizer
+
+    return optimizer.optimize(copy.deepcopy(model))
+
+
+CALLS = {
+    "onnxopt": _onnxopt,
+    "onnxslim": _onnxslim,
+    "onnxsim": _onnxsim,
+    "onnxscript": _onnxscript,
+}
+
+
+def judge(tool: str, index: int) -> tuple[str, bool, str, str]:
+    """Return a case's name, whether it counts, one of `KINDS`, and what is wrong."""
+    case = _cases()[index]
+    from backend import holds
+
+    from onnxopt.errors import OnnxoptError
+
+    counts = not holds(case, case.model, optimize=False)
+    try:
+        model = CALLS[tool](case.model)
+    except OnnxoptError as e:
+        return case.name, counts, "refused", f"{type(e).__name__}: {e}"
+    except Exception as e:  # noqa: BLE001  # that is what is counted
+        return case.name, counts, "raises", f"{type(e).__name__}: {e}"
+    before, after = case.model.graph, model.graph
+    if [*before.input, *before.output] != [*after.input, *after.output]:
+        names = [[v.name for v in (*g.input, *g.output)] for g in (before, after)]
+        if names[0] != names[1]:
+            return case.name, counts, "interface changed", f"{names[0]} -> {names[1]}"
+    for optimize in (False, True) if counts else ():
+        if wrong := holds(case, model, optimize=optimize):
+            return case.name, counts, "wrong", wrong
+    return case.name, counts, "match", ""
+
+
+def share(tool: str, shares: int, part: int) -> list[tuple[str, bool, str, str]]:
+    """Judge every so-manieth case in a process that is started anew where it dies."""
+    rows = []
+    with Worker() as worker:
+        worker.ask(tools.import_all, tool)
+        for index in range(part, worker.ask(count).value, shares):
+            answer = worker.ask(judge, tool, index, patience=120.0)
+            if answer.error:
+                kind = answer.error if answer.error in KINDS else "raises"
+                rows.append((f"case {index}", True, kind, answer.error))
+                worker.ask(count)
+            else:
+                rows.append(answer.value)
+    return rows
+
+
+def main() -> None:
+    """Judge all cases by all tools, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tools", nargs="+", choices=tools.FILES, default=list(tools.FILES))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--verbose", action="store_true", help="name what goes wrong, on stderr")
+    options = parser.parse_args()
+    table_rows = []
+    for tool in options.tools:
+        with ThreadPoolExecutor(options.workers) as pool:
+            parts = pool.map(partial(share, tool, options.workers), range(options.workers))
+            rows = list(chain.from_iterable(parts))
+        counted = Counter(kind for _, counts, kind, _ in rows if counts)
+        raised = sum(kind in ("raises", "crashed", "too slow") for _, _, kind, _ in rows)
+        table_rows.append([tool, sum(counted.values()), *(counted[k] for k in KINDS), raised])
+        for name, counts, kind, why in rows if options.verbose else ():
+            if kind != "match":
+                print(tool, name, "counts" if counts else "-", kind, why, file=sys.stderr)
+    print(f"{__doc__}\n")
+    print(table(["tool", "cases that count", *KINDS, "raises or crashes, of all"], table_rows))
+
+
+if __name__ == "__main__":
+    main()
