@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from onnxopt.model import Model
 
+MOST_BODIES = 1024
+"""onnx copies all names of the graph for each body: beyond this many, bodies are not looked into."""
+
 INFERRED = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training"})
 """Domains whose ops onnx has shape inference for."""
 
@@ -63,12 +66,23 @@ def _forget(proto: onnx.ModelProto) -> None:
     local = {(f.domain, f.name) for f in proto.functions}
     for function in proto.functions:
         function.ClearField("value_info")
+    if sum(len(list(_bodies(node))) for node in graph.node) > MOST_BODIES:
+        _strip(graph)
     stack = [(graph, True)]
     while stack:
         current, outermost = stack.pop()
         _forget_declared(current, outermost, local)
         _sort_axes(current)
         stack.extend((body, False) for node in current.node for body in _bodies(node))
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    """Take the bodies out of nodes: what is in them is then unknown."""
+    for node in graph.node:
+        if any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute):
+            kept = [a for a in node.attribute if a.type != onnx.AttributeProto.GRAPH]
+            del node.attribute[:]
+            node.attribute.extend(kept)
 
 
 def _sort_axes(graph: onnx.GraphProto) -> None:

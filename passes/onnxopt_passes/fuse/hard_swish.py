@@ -156,7 +156,7 @@ def _rescaled(node: gs.Node, data: gs.Tensor, top: float, dtype: np.dtype) -> Fa
         return None
     wide = values.astype(np.float64)
     with np.errstate(all="ignore"):
-        wide = wide / top if node.op == "Div" else wide * top
+        wide = np.asarray(wide / top if node.op == "Div" else wide * top)
         result = wide.astype(dtype)
     if not np.isfinite(result).all() or (np.abs(result[wide != 0]) < np.finfo(dtype).tiny).any():
         return None

@@ -187,7 +187,8 @@ def times(weight: np.ndarray, factors: np.ndarray, axes: tuple[int, ...]) -> np.
 
 def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
     """Return values in a narrower type, None if one of them is not finite there."""
-    result = np.asarray(values, dtype)
+    with np.errstate(all="ignore"):
+        result = np.asarray(values, dtype)
     return result if np.isfinite(result).all() else None
 
 

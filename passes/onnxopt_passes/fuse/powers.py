@@ -100,7 +100,7 @@ def fuse_div(graph: gs.Graph, node: gs.Node) -> bool:
     if scalars.quantized(x, node.outputs[0]):
         return match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
     with np.errstate(all="ignore"):
-        inverse = (1.0 / values.astype(np.float64)).astype(values.dtype)
+        inverse = np.asarray(1.0 / values.astype(np.float64), values.dtype)
     if not np.isfinite(inverse).all() or (np.abs(inverse) < np.finfo(values.dtype).tiny).any():
         return match.miss("the inverse of its divisor is no normal number")
     factor = ir.Constant(f"{node.outputs[0].name}.factor", inverse)

@@ -108,12 +108,27 @@ def constant(name: str, value: float, dtype: np.dtype) -> gs.Constant:
 
 
 def finish(graph: gs.Graph, old: gs.Node, new: gs.Node) -> bool:
-    """Let a new node make what an old one made, and drop that; returns True."""
-    out = old.outputs[0]
+    """Let a new node make what an old one made, drop that and what only it read; returns True."""
+    out, above = old.outputs[0], list(old.inputs)
     match.remove(old)
     new.outputs = [out]
     match.insert(graph, new)
+    for tensor in above:
+        discard(graph, tensor)
     return True
+
+
+def discard(graph: gs.Graph, tensor: gs.Tensor) -> None:
+    """Drop the nodes that make a tensor which nobody reads any more, and so on upwards."""
+    stack = [tensor]
+    while stack:
+        node = match.producer(stack.pop())
+        if node is None or not match.here(graph, node):
+            continue
+        if any(t.outputs or match.fetched(t) for t in node.outputs):
+            continue
+        stack.extend(node.inputs)
+        match.remove(node)
 
 
 def step(graph: gs.Graph, op: str, name: str, like: gs.Tensor, *inputs: gs.Tensor) -> gs.Tensor:

@@ -102,7 +102,9 @@ def order_erf_gelu(graph: gs.Graph, erf: gs.Node) -> bool:
 
     name = found.last.outputs[0].name
     root = scalars.constant(f"{name}.root", math.sqrt(2), dtype)
+    old = erf.inputs[0]
     erf.inputs = [scalars.step(graph, "Div", f"{name}.argument", x, x, root)]
+    scalars.discard(graph, old)
     product = scalars.step(graph, "Mul", f"{name}.product", x, x, found.one)
     half = scalars.constant(f"{name}.half", 0.5, dtype)
     return scalars.finish(
@@ -133,7 +135,9 @@ def order_tanh_gelu(graph: gs.Graph, tanh: gs.Node) -> bool:
     term = scalars.step(graph, "Mul", f"{name}.term", x, cube, small)
     total = scalars.step(graph, "Add", f"{name}.sum", x, x, term)
     root = scalars.constant(f"{name}.root", ROOT, dtype)
+    old = tanh.inputs[0]
     tanh.inputs = [scalars.step(graph, "Mul", f"{name}.argument", x, total, root)]
+    scalars.discard(graph, old)
     half = scalars.constant(f"{name}.half", 0.5, dtype)
     halved = scalars.step(graph, "Mul", f"{name}.halved", x, x, half)
     new = ir.Node("Mul", found.last.name, inputs=[halved, found.one])

@@ -1,7 +1,7 @@
 """One elementwise node with a constant, as a formula: source * k + d.
 
 Mul     x * c      k = c          d = 0
-Div     x / c      k = 1 / c      d = 0       no element of c is 0
+Div     x / c      k = 1 / c      d = 0       no element of c is 0, or subnormal
 Add     x + c      k = 1          d = c
 Sub     x - c      k = 1          d = -c
 Sub     c - x      k = -1         d = c
@@ -89,7 +89,7 @@ def read(graph: gs.Graph, node: gs.Node | None) -> Term | None:
         d = wide
     elif node.op == "Sub":
         k, d = (k, -wide) if left is None else (-k, wide)
-    elif left is not None or not wide.all():
+    elif left is not None or not (np.abs(wide) >= np.finfo(values.dtype).tiny).all():
         return None
     else:
         k = one / wide
