@@ -80,29 +80,37 @@ CALLS = {
 }
 
 
+def known(index: int) -> tuple[str, bool]:
+    """Return a case's name, and whether plain onnxruntime passes it."""
+    case = _cases()[index]
+    from backend import holds
+
+    return case.name, not holds(case, case.model, optimize=False)
+
+
 def judge(tool: str, index: int) -> tuple[str, bool, str, str]:
     """Return a case's name, whether it counts, one of `KINDS`, and what is wrong."""
+    name, counts = known(index)
     case = _cases()[index]
     from backend import holds
 
     from onnxopt.errors import OnnxoptError
 
-    counts = not holds(case, case.model, optimize=False)
     try:
         model = CALLS[tool](case.model)
     except OnnxoptError as e:
-        return case.name, counts, "refused", f"{type(e).__name__}: {e}"
+        return name, counts, "refused", f"{type(e).__name__}: {e}"
     except Exception as e:  # noqa: BLE001  # that is what is counted
-        return case.name, counts, "raises", f"{type(e).__name__}: {e}"
+        return name, counts, "raises", f"{type(e).__name__}: {e}"
     before, after = case.model.graph, model.graph
     if [*before.input, *before.output] != [*after.input, *after.output]:
         names = [[v.name for v in (*g.input, *g.output)] for g in (before, after)]
         if names[0] != names[1]:
-            return case.name, counts, "interface changed", f"{names[0]} -> {names[1]}"
+            return name, counts, "interface changed", f"{names[0]} -> {names[1]}"
     for optimize in (False, True) if counts else ():
         if wrong := holds(case, model, optimize=optimize):
-            return case.name, counts, "wrong", wrong
-    return case.name, counts, "match", ""
+            return name, counts, "wrong", wrong
+    return name, counts, "match", ""
 
 
 def share(tool: str, shares: int, part: int) -> list[tuple[str, bool, str, str]]:
@@ -114,8 +122,8 @@ def share(tool: str, shares: int, part: int) -> list[tuple[str, bool, str, str]]
             answer = worker.ask(judge, tool, index, patience=120.0)
             if answer.error:
                 kind = answer.error if answer.error in KINDS else "raises"
-                rows.append((f"case {index}", True, kind, answer.error))
-                worker.ask(count)
+                name, counts = worker.ask(known, index).value
+                rows.append((name, counts, kind, answer.error))
             else:
                 rows.append(answer.value)
     return rows
@@ -139,7 +147,7 @@ def main() -> None:
         for name, counts, kind, why in rows if options.verbose else ():
             if kind != "match":
                 print(tool, name, "counts" if counts else "-", kind, why, file=sys.stderr)
-    print(f"{__doc__}\n")
+    print(__doc__)
     print(table(["tool", "cases that count", *KINDS, "raises or crashes, of all"], table_rows))
 
 

@@ -105,7 +105,7 @@ def main() -> None:
                         f"{words} = {most / 1e6:.0f} MB: {fits}" if tool == "onnxopt" else "",
                     ]
                 )
-    print(f"{__doc__}\n")
+    print(__doc__)
     print(table(["model: tool", "result", "seconds", "peak MB", "peak / file", "promised"], rows))
 
 

@@ -85,7 +85,7 @@ def main() -> None:
     means = [number(geometric_mean(ratios[peer]), 2) for peer in PEERS]
     rows.append(["geometric mean", *[""] * 6, *means])
     head = ["model", "nodes", "onnxopt ms", *(f"{p} ms" for p in PEERS), "onnxopt proven ms"]
-    print("Milliseconds, least / median.\n")
+    print(f"{__doc__}\nMilliseconds, least / median.\n")
     print(table([*head, *(f"onnxopt / {p}" for p in PEERS)], rows))
 
 

@@ -23,7 +23,7 @@ TICK = 20e-6
 LARGE = 256 * 2**20
 """Bytes; larger models are loaded one at a time, so that memory holds only one."""
 
-TURNS = 4
+TURNS = 2
 
 
 @dataclass(frozen=True)

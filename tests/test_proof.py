@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx.parser
@@ -103,7 +104,7 @@ g (float[N,64] x) => (float[N,64] y) <float[64,64] w>
 
 @dataclass(frozen=True)
 class WeightOnly(Pass):
-    """Stores a weight as int8 without any error of its own: its values are multiples of a scale.
+    """Stores a weight as int4 without any error of its own: its values are multiples of a scale.
 
     As written, DequantizeLinear gives the very weights back. With optimizations onnxruntime
     fuses it and MatMul to MatMulNBits, which rounds the activations too.
@@ -117,8 +118,8 @@ class WeightOnly(Pass):
             values = match.constant(w)
             if values is None:
                 return False
-            whole = ir.Constant("w_int8", np.rint(values * 64).astype(np.int8))
-            scale = ir.Constant("scale", np.full((2, 64), 1 / 64, np.float32))
+            whole = ir.Constant("w_int4", np.rint(values * 8).astype(ml_dtypes.int4))
+            scale = ir.Constant("scale", np.full((2, 64), 1 / 8, np.float32))
             back = ir.Variable("w_back", np.dtype(np.float32), [64, 64])
             attrs = {"axis": 0, "block_size": 32}
             match.insert(graph, ir.Node("DequantizeLinear", "dq", attrs, [whole, scale], [back]))
@@ -131,7 +132,7 @@ class WeightOnly(Pass):
 def quantizable() -> onnx.ModelProto:
     proto = onnx.parser.parse_model(QUANTIZABLE)
     rng = np.random.default_rng(0)
-    weight = (rng.integers(-100, 100, (64, 64)) / 64).astype(np.float32)
+    weight = (rng.integers(-8, 8, (64, 64)) / 8).astype(np.float32)
     proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
     del proto.graph.value_info[:]
     return proto

@@ -154,6 +154,46 @@ def where(s: Scope) -> None:
     s.node("Where", [condition, x, other] if s.flip() else [condition, other, x])
 
 
+def composed(s: Scope) -> None:
+    """Activations that are written out."""
+    x = s.pick("f")
+    if x is None:
+        return
+    kind = x.dtype.type
+    way = s.integer(0, 4)
+    if way == 0:
+        gate = s.one("Sigmoid", x)
+        s.node("Mul", [x, gate] if s.flip() else [gate, x])
+    elif way == 1:
+        shifted = s.one("Add", x, s.const(kind(3)))
+        bounds = [s.const(kind(0)), s.const(kind(6))]
+        gate = shifted and s.one("Clip", shifted, *bounds) if s.opset >= 11 else shifted
+        y = gate and s.one("Mul", x, gate)
+        if y is not None:
+            s.one("Div", y, s.const(kind(6)))
+    elif way == 2 and s.opset >= 12:
+        y = s.one("Max", x, s.const(kind(s.choose([0, -1]))))
+        if y is not None:
+            s.one("Min", y, s.const(kind(s.choose([6, 1]))))
+    elif way == 3:
+        s.node("Mul", [x, x]) if s.flip() else s.one("Pow", x, s.const(kind(s.choose([1, 2]))))
+    elif way == 4:
+        tanh = s.one("Softplus", x)
+        gate = tanh and s.one("Tanh", tanh)
+        if gate is not None:
+            s.one("Mul", x, gate)
+
+
+def chain(s: Scope) -> None:
+    """Arithmetic with several numbers in a row."""
+    y = s.pick("f")
+    for _ in range(s.integer(2, 3)):
+        if y is not None:
+            op = s.choose(["Mul", "Add", "Sub", "Div"])
+            y = s.one(op, y, s.const(y.dtype.type(s.choose([2, 0.5, 4]))))
+
+
 RECIPES: Sequence[Callable[[Scope], Any]] = (
-    unary, moved, softmax, cast, clip, dropout, binary, binary, binary, compare, where,
+    unary, moved, softmax, cast, clip, dropout, binary, binary, binary, compare, where, composed,
+    composed,
 )  # fmt: skip

@@ -21,6 +21,13 @@ OPSETS = (9, 11, 13, 17, 18, 21, 23)
 SIZES = ((2, 1, 3), (3, 5, 1), (4, 2, 6), (1, 2, 3), (2, 0, 1))
 """What symbols are bound to, run by run."""
 
+DIMS = (
+    ("N", 4, 5), ("N", 2, 5, 5), (2, 3, 4), (1, 4, 4, 4), ("N", "S"), ("N", 4), (4,), (2, 4),
+    ("N", "S", 4), ("S",), (), (), (1,), (2, 1, 3), ("N", 3, "S", "S"), ("N", 0, 3),
+    ("N", 2, 6, 4), (1, 3, 5, 5), ("N", 4, "S"), (2, 4, 3),
+)  # fmt: skip
+"""Shapes of inputs."""
+
 
 class Example:
     """A model and what to feed it in each of the runs."""
@@ -61,10 +68,7 @@ def models(draw: Callable[[Any], Any]) -> Example:
 def _input(
     s: Scope, name: str, symbols: dict[str, tuple[int, ...]]
 ) -> tuple[Value, onnx.ValueInfoProto]:
-    dims = s.choose([
-        ["N", 4, 5], ["N", 2, 5, 5], [2, 3, 4], [1, 4, 4, 4], ["N", "S"], ["N", 4], [4], [2, 4],
-        ["N", "S", 4], ["S"], [], [], [1], [2, 1, 3], ["N", 3, "S", "S"], ["N", 0, 3],
-    ])  # fmt: skip
+    dims = s.choose(DIMS)
     dtype = np.dtype(s.choose([np.float32] * 5 + [np.int64, np.bool_, np.float16, np.float64,
                                                  np.int32]))  # fmt: skip
     rng = np.random.default_rng(s.integer(0, 9))

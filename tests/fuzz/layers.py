@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fuzz.elementwise import jumps, operand
-from fuzz.layout import with_ints
+from fuzz.layout import unsqueeze, with_ints, with_pads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,9 +86,13 @@ def gemm(s: Scope) -> None:
 def conv(s: Scope) -> None:
     """Conv or ConvTranspose, and what is often after it."""
     x = s.pick("f", 3, lambda v: v.rank in (3, 4) and (v.shape[1] or 0) > 0)
+    x = x or unsqueeze(s, s.pick("f", 2, lambda v: v.rank in (2, 3) and bool(v.shape[0])), 0)
     if x is None:
         return
     channels, spatial = int(x.shape[1] or 1), x.rank - 2
+    if s.flip(25):
+        pads = [0, 0, *(s.choose([0, 1, 2]) for _ in range(spatial))]
+        x = with_pads(s, x, pads + pads) or x
     groups = s.choose([g for g in (1, channels, 2) if channels % g == 0])
     kernel = [s.choose([1, 2, 3]) for _ in range(spatial)]
     attrs: dict[str, Any] = {"group": groups if groups > 1 or s.flip(20) else None}
@@ -167,5 +171,5 @@ def quantize(s: Scope) -> None:
 
 
 RECIPES: Sequence[Callable[[Scope], Any]] = (
-    reduce, argmax, matmul, gemm, conv, conv, batch_norm, pool, quantize,
+    reduce, argmax, matmul, gemm, conv, conv, conv, conv, batch_norm, pool, quantize,
 )  # fmt: skip

@@ -141,6 +141,10 @@ def concat(s: Scope) -> None:
     y = s.one("Concat", *parts, axis=axis - (x.rank if s.flip(20) else 0))
     if y is not None and s.flip(25):
         s.one("Concat", y, x, axis=axis)
+    size = x.shape[axis]
+    if y is not None and size is not None and s.flip(30):
+        start, stop = s.choose([(0, size), (size, 2 * size), (size, 2**31 - 1), (1, size)])
+        with_ints(s, "Slice", y, 10, starts=[start], ends=[stop], axes=[axis])
 
 
 def slices(s: Scope) -> None:
@@ -222,17 +226,20 @@ def pad(s: Scope) -> None:
     pads = [s.choose([0, 0, 0, 1]) for _ in range(2 * x.rank)]
     if x.rank > 2 and s.flip(70):
         pads[:2] = pads[x.rank : x.rank + 2] = [0, 0]
+    with_pads(s, x, pads, mode)
+
+
+def with_pads(s: Scope, x: Value, pads: list[int], mode: str | None = None) -> Value | None:
     fill = s.choose([None, 0.0, 1.5])
     if s.opset < 11:
-        s.one("Pad", x, mode=mode, pads=pads, value=fill)
-        return
+        return s.one("Pad", x, mode=mode, pads=pads, value=fill)
     inputs = [s.ints(*pads), None if fill is None else s.const(x.dtype.type(fill))]
     if s.opset >= 18 and s.flip(20):
         axis = s.integer(-x.rank, x.rank - 1)
         inputs = [s.ints(pads[0], pads[-1]), inputs[1], s.ints(axis)]
     while inputs[-1] is None:
         inputs.pop()
-    s.one("Pad", x, *inputs, mode=mode)
+    return s.one("Pad", x, *inputs, mode=mode)
 
 
 RECIPES: Sequence[Callable[[Scope], None]] = (

@@ -30,6 +30,12 @@ EXACT = frozenset({
 })  # fmt: skip
 """Ops that do not round."""
 
+SUMS = frozenset({
+    *("Add", "Sub", "MatMul", "Gemm", "Conv", "ConvTranspose", "ReduceSum", "ReduceMean"),
+    "BatchNormalization",
+})  # fmt: skip
+"""Ops whose terms may cancel, which leaves nothing but the rounding of what was before."""
+
 
 @dataclass(eq=False)
 class Value:
@@ -74,6 +80,17 @@ class Value:
             f"{self.name}_{i}" if d is None else d for i, d in enumerate(self.shape)
         ]
         return helper.make_tensor_value_info(self.name, code(self.dtype), shape)
+
+
+def cancels(terms: Sequence[Value], total: Sequence[np.ndarray]) -> bool:
+    """Whether a sum is much smaller than a rounded term of it, in any run."""
+    return any(
+        np.abs(a).max(initial=0) > 50 * np.abs(b).max(initial=0)
+        for term in terms
+        if term.rough and term.dtype.kind == "f"
+        for a, b in zip(term.arrays, total, strict=True)
+        if b.size
+    )
 
 
 @dataclass
@@ -135,6 +152,8 @@ class Scope:
             for v in reversed(self.visible())
             if v.dtype.kind in kinds and v.rank >= rank and not v.known and where(v)
         ]
+        if len(found) > 2 and self.flip(60):
+            found = found[:2]
         return self.choose(found) if found else None
 
     def fresh(self) -> str:
@@ -197,7 +216,7 @@ class Scope:
         found = {v.name: v for v in self.visible()}
         read = [found[name] for name in sorted(reads(proto)) if name in found]
         arrays = evaluate(proto, read, self.book.opsets, self.book.functions)
-        if arrays is None:
+        if arrays is None or (proto.op_type in SUMS and cancels(read, arrays[0])):
             return None
         rough = any(v.rough for v in read) or (
             proto.op_type not in EXACT and any(a[0].dtype.kind == "f" for a in arrays)

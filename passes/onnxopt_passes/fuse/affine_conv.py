@@ -90,7 +90,7 @@ class Edit:
 
 def fuse_affine_forward(graph: gs.Graph, node: gs.Node) -> bool:
     """Fold arithmetic with constants, or a BatchNormalization, into the layers that read it."""
-    found = _affine(graph, node)
+    found = None if graph.opset < 7 else _affine(graph, node)  # broadcast was an attribute
     if found is None:
         return False
     source, affine = found
@@ -199,6 +199,8 @@ def _taken(
                 None if passed is None else _taken(graph, node.outputs[0], passed, seen, depth - 1)
             )
         if found is None:
+            if edits:
+                match.miss(f"{ir.label(node)} reads it too, and cannot take it in")
             return None
         edits += found
     return edits

@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from onnxopt import match
 from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import scalars
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx_graphsurgeon as gs
 
 MIXED = 8
@@ -64,7 +65,7 @@ def fuse_clip(graph: gs.Graph, outer: gs.Node) -> bool:
         return False
     x, dtype = first[0], second[2]
     low, high = (first[1], second[1]) if outer.op == "Min" else (second[1], first[1])
-    if dtype not in scalars.FLOATS or (graph.opset < 11 and dtype.itemsize > 4):
+    if dtype not in scalars.FLOATS or (graph.opset < 12 and dtype == np.float64):
         return False
     if match.sole(graph, second[0]) is None:
         return match.miss("others read what is between the two bounds")

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 HARD_SWISH = 14
 """The opset that has it."""
 
+TINY = float(np.finfo(np.float32).tiny)
+"""The least slope: attributes are float32."""
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -62,7 +65,7 @@ def fuse_hard_sigmoid(graph: gs.Graph, clip: gs.Node) -> bool:
     top, out = limits[1], clip.outputs[0]
     if not 0 < top < scalars.LARGEST or dtype not in scalars.SINGLE:
         return False
-    if not all(map(math.isfinite, (a / top, b / top))):
+    if not TINY <= abs(a / top) < math.inf or not math.isfinite(b / top):
         return False
     factor = None if top == 1 else _factor(graph, out, top, dtype)
     if top != 1 and factor is None:
@@ -74,7 +77,7 @@ def fuse_hard_sigmoid(graph: gs.Graph, clip: gs.Node) -> bool:
     new = ir.Node("HardSigmoid", clip.name, attrs=attributes, inputs=[x])
     scalars.finish(graph, clip, new)
     if factor is not None:
-        _take_up(factor)
+        _take_up(graph, factor)
     return True
 
 
@@ -90,8 +93,6 @@ def fuse_hard_swish(graph: gs.Graph, mul: gs.Node) -> bool:
             continue
         if match.sole(graph, gate) is None:
             return match.miss("others read the HardSigmoid too")
-        if scalars.kind(x, gate) not in scalars.SINGLE:
-            return match.miss("it is neither float32 nor float16")
         if scalars.quantized(x, mul.outputs[0]):
             return match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
         return scalars.finish(graph, mul, ir.Node("HardSwish", mul.name, inputs=[x]))
@@ -154,6 +155,8 @@ def _rescaled(node: gs.Node, data: gs.Tensor, top: float, dtype: np.dtype) -> Fa
     values = match.constant(node.inputs[index])
     if values is None or values.dtype != dtype or (node.op == "Div" and not index):
         return None
+    if not scalars.spare(node.inputs[index]):
+        return None
     wide = values.astype(np.float64)
     with np.errstate(all="ignore"):
         wide = np.asarray(wide / top if node.op == "Div" else wide * top)
@@ -166,20 +169,20 @@ def _rescaled(node: gs.Node, data: gs.Tensor, top: float, dtype: np.dtype) -> Fa
     return Factor(node, index, result)
 
 
-def _take_up(factor: Factor) -> None:
+def _take_up(graph: gs.Graph, factor: Factor) -> None:
     """Give a multiplication its new constant, or take it out where that is 1."""
     node, out = factor.node, factor.node.outputs[0]
-    data = node.inputs[1 - factor.index]
+    data, old = node.inputs[1 - factor.index], node.inputs[factor.index]
     if factor.values is not None:
-        held = ir.Constant(f"{out.name}.factor", factor.values)
-        node.inputs = [held if i == factor.index else t for i, t in enumerate(node.inputs)]
-        return
-    if match.replace(out, data):
+        new = ir.Constant(f"{out.name}.factor", factor.values)
+        node.inputs = [new if i == factor.index else t for i, t in enumerate(node.inputs)]
+    elif match.replace(out, data):
         match.remove(node)
-        return
-    maker = data.inputs[0]  # `out` is returned, so what makes `data` makes it instead
-    match.remove(node)
-    maker.outputs = [out]
+    else:  # a graph returns `out`, so what makes `data` makes it instead
+        maker = data.inputs[0]
+        match.remove(node)
+        maker.outputs = [out]
+    scalars.discard(graph, old)
 
 
 RULES: tuple[Rule, ...] = (

@@ -77,10 +77,10 @@ class Inlet:
         if node.op == "Conv" and not unpadded(node):
             return None
         group, _, inputs, _ = self.weight.shape
-        values = np.broadcast_to(d, self.channels).reshape(group, 1, inputs)
+        values = np.broadcast_to(d, self.channels).reshape(group, inputs)
         with np.errstate(all="ignore"):
-            taps = self.weight.sum(axis=3, dtype=np.float64)
-            return np.asarray((taps * values).sum(axis=2).reshape(-1) * factor)
+            found = np.einsum("goit,gi->go", self.weight, values)
+        return np.asarray(found.reshape(-1) * factor)
 
     def biased(self, d: np.ndarray) -> gs.Constant | None:
         """Return the layer's bias raised by d an output; None where a guard does not hold."""

@@ -45,7 +45,7 @@ POSITIVE = (
 
 KEEPING = (
     *("Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Expand", "Sqrt"),
-    *("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "GlobalAveragePool"),
+    *("ReduceMean", "ReduceSum", "ReduceMin", "GlobalAveragePool"),
 )
 """Ops that make no sign where there was none."""
 
@@ -91,7 +91,7 @@ def fuse_div(graph: gs.Graph, node: gs.Node) -> bool:
     values = match.constant(divisor)
     if values is None or not values.size or values.dtype not in scalars.FLOATS:
         return False
-    if match.constant(x) is not None:
+    if match.constant(x) is not None or not scalars.spare(divisor):
         return False
     if match.is_op(match.producer(x), "MatMul", "Gemm", "Einsum"):
         return match.miss("onnxruntime folds it into the MatMul")

@@ -20,6 +20,9 @@ SINGLE = (np.float16, np.float32)
 
 FLOATS = (np.float16, np.float32, np.float64)
 
+SHARED = 4096
+"""Bytes; larger constants are not written anew while others read them."""
+
 LARGEST = float(np.finfo(np.float32).max)
 """What Clip's absent bounds are."""
 
@@ -44,6 +47,13 @@ def kind(*tensors: gs.Tensor) -> np.dtype | None:
         if found is not None:
             return found
     return None
+
+
+def spare(constant: gs.Tensor) -> bool:
+    """Whether another constant may come in the place of this without making the file grow."""
+    values = match.constant(constant)
+    alone = len(constant.outputs) == 1 and not match.fetched(constant)
+    return alone or (values is not None and values.nbytes <= SHARED)
 
 
 def close(value: float, target: float, dtype: np.dtype) -> bool:

@@ -14,8 +14,9 @@ PRelu(x, slopes)                ->  max(x, 0) + slopes * min(x, 0)
 Mish: tanh(log(1 + e)) = ((1 + e)^2 - 1) / ((1 + e)^2 + 1). Above 20 the quotient is 1 in float32,
 so the minimum changes nothing, and e * e does not overflow. Softplus: u is 1 + e but for its
 rounding, which u - 1 shows exactly; without that term small values would lose all their digits.
-Elu is computed by onnxruntime in this way itself. Infinite slopes are left alone: 0 times those is
-NaN. float32 only: float16 would overflow, or lose digits between the steps.
+onnxruntime computes Elu in this way itself, with as much rounding for small values. Infinite slopes
+are left alone: 0 times those is NaN. What is written out is float32 only: float16 would overflow,
+or lose digits between the steps.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 ENOUGH = 20.0
-"""From here on tanh(softplus(x)) is 1 in float32, and its square's square does not overflow."""
+"""From here on tanh(softplus(x)) is 1 in float32."""
 
 
 def fuse_uniform_prelu(graph: gs.Graph, prelu: gs.Node) -> bool:
@@ -59,10 +60,11 @@ def fuse_max_leaky(graph: gs.Graph, node: gs.Node) -> bool:
     if graph.opset < 8 or len(node.inputs) != 2:
         return False
     for x, other in (node.inputs, reversed(node.inputs)):
-        scale = scalars.scaled(match.sole(graph, other, "Mul", "Div"))
-        if scale is None or scale[0] is not x or not 0 < scale[1] <= 1:
+        maker = match.sole(graph, other, "Mul", "Div")
+        scale = scalars.scaled(maker)
+        if maker is None or scale is None or scale[0] is not x or not 0 < scale[1] <= 1:
             continue
-        if scalars.kind(x, other, node.outputs[0]) not in scalars.SINGLE:
+        if scalars.kind(*maker.inputs) not in scalars.SINGLE:
             return match.miss("it is neither float32 nor float16")
         return _leaky(graph, node, x, scale[1])
     return False

@@ -122,13 +122,13 @@ def normalised(graph: gs.Graph, tensor: gs.Tensor) -> bool:
         tensor = term.source
         term = read(graph, match.producer(tensor))
     node = match.producer(tensor)
-    if match.is_op(node, "Cast"):
+    if match.is_op(node, "Cast", "Reshape"):
         node = match.producer(node.inputs[0])  # type: ignore[union-attr]
-    if node is None or not match.is_op(node, "Mul", "Div", *ROOTS):
+    if node is None or not match.is_op(node, "Mul", "Div", "InstanceNormalization", *ROOTS):
         return False
     if node.op != "Mul":
         return True
-    return any(match.is_op(match.producer(t), "Div", *ROOTS) for t in node.inputs)
+    return any(match.is_op(match.producer(t), "Div", "Pow", *ROOTS) for t in node.inputs)
 
 
 def gelu(tensor: gs.Tensor) -> bool:
