@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tools
-from tables import table
+from tables import progress, table
 from worker import Worker
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def main() -> None:
     options = parser.parse_args()
     table_rows = []
     for tool in options.tools:
+        progress("conformance", tool)
         with ThreadPoolExecutor(options.workers) as pool:
             parts = pool.map(partial(share, tool, options.workers), range(options.workers))
             rows = list(chain.from_iterable(parts))
@@ -146,7 +147,7 @@ def main() -> None:
         table_rows.append([tool, sum(counted.values()), *(counted[k] for k in KINDS), raised])
         for name, counts, kind, why in rows if options.verbose else ():
             if kind != "match":
-                print(tool, name, "counts" if counts else "-", kind, why, file=sys.stderr)
+                progress(tool, name, "counts" if counts else "-", kind, " ".join(why.split()))
     print(__doc__)
     print(table(["tool", "cases that count", *KINDS, "raises or crashes, of all"], table_rows))
 

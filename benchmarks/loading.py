@@ -18,7 +18,7 @@ import onnxruntime
 import real_models
 import tools
 from real_models import Entry
-from tables import geometric_mean, number, table
+from tables import geometric_mean, number, progress, table
 from worker import Worker
 
 from onnxopt.model import Model
@@ -183,6 +183,7 @@ def main() -> None:
     facts: list[list[str]] = []
     measured: dict[str, dict[str, Result]] = {}
     for entry in real_models.chosen(options):
+        progress("loading", entry.name)
         with tempfile.TemporaryDirectory() as folder:
             made, proof = results(entry, Path(folder), workers)
             measure(

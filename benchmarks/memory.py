@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import tools
 from onnx import TensorProto, helper
-from tables import number, table
+from tables import number, progress, table
 from worker import Worker
 
 WIDTH = 2048
@@ -85,6 +85,7 @@ def main() -> None:
             file = float(sum(p.stat().st_size for p in folder.iterdir()))
             most, words = limit(file)
             for tool in options.tools:
+                progress("memory", title, tool)
                 with Worker() as worker:
                     worker.ask(tools.import_all, tool)
                     target = folder / "out" / "model.onnx"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import onnx
 import real_models
 import tools
-from tables import geometric_mean, number, table
+from tables import geometric_mean, number, progress, table
 from worker import Worker
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def main() -> None:
     rows: list[list[str]] = []
     ratios: dict[str, list[float]] = {peer: [] for peer in PEERS}
     for entry in real_models.chosen(options):
+        progress("rewriting", entry.name)
         found = times(entry.path, workers, options.rounds)
         mine = _least(found["onnxopt"])
         against = {peer: mine / _least(found[peer]) for peer in PEERS}

@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 import tools
 from generated import FAMILIES
-from tables import number, table
+from tables import number, progress, table
 from worker import Worker
 
 TOOLS = ("onnxopt", "onnxslim")
@@ -63,6 +63,7 @@ def main() -> None:
     for family, make in FAMILIES.items():
         found: dict[str, dict[int, float]] = {tool: {} for tool in TOOLS}
         for size in options.sizes:
+            progress("scaling", family, size)
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model.onnx"
                 model = make(size)

@@ -6,6 +6,7 @@ import datetime
 import math
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,11 @@ def number(value: float, digits: int = 3) -> str:
         return f"{value:g}"
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(places, 6)}f}"
+
+
+def progress(*words: object) -> None:
+    """Say what is being measured, where it does not get into a table."""
+    print(*words, file=sys.stderr, flush=True)
 
 
 def geometric_mean(values: Iterable[float]) -> float:

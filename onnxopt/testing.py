@@ -14,7 +14,7 @@ A case is a text file: ONNX text (https://onnx.ai/onnx/repo-docs/Syntax.html) wi
 `run` is a pipeline. `expect` lists by how much the count of each op changes, or says `nothing`.
 Names in the list of types that no node produces become initializers with seeded random values,
 positive where the name contains `var`. `# inputs: N=2 M=5` binds symbols; by default several
-bindings are tried.
+bindings are tried. `# target: ort-cpu` runs the passes for that target.
 """
 
 from __future__ import annotations
@@ -53,12 +53,14 @@ class Case:
         expect: Op -> change of its count.
         model: The model, weights filled in.
         symbols: Sizes of symbolic dimensions; empty to try several.
+        target: What the passes are run for.
     """
 
     passes: tuple[Pass, ...]
     expect: dict[str, int]
     model: onnx.ModelProto
     symbols: dict[str, int] = field(default_factory=dict)
+    target: str = "portable"
 
 
 def parse_case(text: str) -> Case:
@@ -70,7 +72,7 @@ def parse_case(text: str) -> Case:
     header: dict[str, str] = {}
     for line in text.splitlines():
         key, colon, value = line.lstrip("# ").partition(":")
-        if line.startswith("#") and colon and key in ("run", "expect", "inputs"):
+        if line.startswith("#") and colon and key in ("run", "expect", "inputs", "target"):
             header[key] = value.strip()
     if not {"run", "expect"} <= header.keys():
         raise ValueError("a case needs lines `# run:` and `# expect:`")
@@ -79,7 +81,9 @@ def parse_case(text: str) -> Case:
     bindings = header.get("inputs", "").replace(",", " ").split()
     symbols = dict(pair.split("=") for pair in bindings)
     model = fill(onnx.parser.parse_model(text))
-    return Case(spec.parse(header["run"]), expect, model, {k: int(v) for k, v in symbols.items()})
+    sizes = {k: int(v) for k, v in symbols.items()}
+    target = header.get("target", "portable")
+    return Case(spec.parse(header["run"]), expect, model, sizes, target)
 
 
 def fill(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
@@ -126,9 +130,9 @@ def check_case(text: str) -> None:
     """
     case = parse_case(text)
     before = Model.from_proto(case.model).export()
-    after, edits = apply(case.passes, before)
-    again, _ = apply(case.passes, before)
-    settled, more = apply(case.passes, after)
+    after, edits = apply(case.passes, before, case.target)
+    again, _ = apply(case.passes, before, case.target)
+    settled, more = apply(case.passes, after, case.target)
 
     assert _bytes(after) == _bytes(again), "two runs give different bytes"
     changed = _bytes(after) != _bytes(before)
@@ -143,13 +147,15 @@ def check_case(text: str) -> None:
         assert_parity(before, after, case.symbols)
 
 
-def apply(passes: tuple[Pass, ...], exported: Exported) -> tuple[Exported, int]:
+def apply(
+    passes: tuple[Pass, ...], exported: Exported, target: str = "portable"
+) -> tuple[Exported, int]:
     """Run passes without proof; return the result and how many edits were made."""
     model = Model.from_exported(exported)
     total = 0
     for item in passes:
         gate = Gate()
-        edits = item.run(model, Context(allow=gate, retract=gate.retract))
+        edits = item.run(model, Context(target=target, allow=gate, retract=gate.retract))
         assert bool(edits) == bool(gate.made), f"{edits} edits, but it asked for {list(gate.made)}"
         total += edits
         model = Model.from_exported(model.export())

@@ -1,4 +1,9 @@
-"""Fuse: fold what follows or precedes a layer into its weights and attributes."""
+"""Fuse: exact rewrites that runtimes do not do by themselves when they load a model.
+
+Rules are tried in the order below on each node, nodes in the order of the graph, until none fires;
+then types are inferred anew, and it starts over until nothing is left. Activations come first, since
+the affine rules would take their constants away; powers and divisions come last.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,15 @@ from typing import TYPE_CHECKING, ClassVar
 from onnxopt import rewrite, shapes
 from onnxopt.base import Pass
 from onnxopt.rewrite import Rule
+from onnxopt_passes.fuse import (
+    clip_min_max,
+    hard_swish,
+    powers,
+    residual_sum,
+    silu_gelu,
+    soft,
+    tune,
+)
 from onnxopt_passes.fuse.conv_affine import fuse_conv_affine
 from onnxopt_passes.fuse.conv_bn import fuse_conv_bn
 from onnxopt_passes.fuse.pad_conv import fuse_pad_conv
@@ -18,28 +32,50 @@ if TYPE_CHECKING:
     from onnxopt.model import Model
 
 RULES: tuple[Rule, ...] = (
+    *clip_min_max.RULES,
+    *hard_swish.RULES,
+    *silu_gelu.RULES,
+    *soft.RULES,
     Rule("zero_bias", ("Conv", "ConvTranspose", "Gemm"), fuse_zero_bias),
     Rule("conv_bn", ("BatchNormalization",), fuse_conv_bn),
     Rule("conv_affine", ("Mul", "Div", "Add", "Sub"), fuse_conv_affine),
     Rule("pad_conv", ("Pad",), fuse_pad_conv),
+    *powers.RULES,
 )
-"""In the order in which they are tried on a node."""
+"""Standard ops at the model's opset, and never slower where it was measured."""
+
+ORT_CPU_RULES: tuple[Rule, ...] = (
+    *residual_sum.ORT_CPU_RULES,
+    *silu_gelu.ORT_CPU_RULES,
+    *soft.ORT_CPU_RULES,
+    *powers.ORT_CPU_RULES,
+)
+"""For `target=ort-cpu`: each is timed on the model at hand and kept only if that gets faster."""
 
 
 @dataclass(frozen=True)
 class Fuse(Pass):
-    """Fold BatchNormalization, arithmetic per channel and zero Pads into the layers around them."""
+    """Fold arithmetic into layers, and write activations in the form that runs fastest.
+
+    Attributes:
+        timed: For the target ort-cpu, whether its rules are timed on this model; if not, all
+            that match are kept.
+    """
 
     name: ClassVar[str] = "fuse"
     requires: ClassVar[tuple[str, ...]] = ("clean",)
 
+    timed: bool = True
+
     def run(self, model: Model, ctx: Context) -> int:
         """Apply all rules until none fires; types are inferred anew for what they made."""
         total = 0
+        if ctx.target == "ort-cpu":
+            for rule in ORT_CPU_RULES:
+                total += tune.keep_if_faster(model, rule, ctx, self.timed)
         while True:
             shapes.infer(model)
             made = rewrite.apply(model, RULES, ctx)
             if not made:
                 return total
             total += made
-
