@@ -2,9 +2,10 @@
 
 The cases that plain onnxruntime passes (ORT_DISABLE_ALL) count. Of each it is asked whether the
 tool's result still gives what the standard expects, at ORT_DISABLE_ALL and at ORT_ENABLE_ALL, with
-inputs and outputs as they were. onnxopt runs whole, `optimize(model, passes="clean,fuse")` with its
-proof on drawn inputs; that it refuses with an `OnnxoptError` is no crash, but no match either.
-Exceptions are counted over all cases. Each tool works in processes of its own.
+the inputs that have no default and the outputs as they were. onnxopt runs whole,
+`optimize(model, passes="clean,fuse")` with its proof on drawn inputs; that it refuses with an
+`OnnxoptError` is no crash, but no match either. Exceptions are counted over all cases. Each tool
+works in processes of its own.
 """
 
 from __future__ import annotations
@@ -88,6 +89,12 @@ def known(index: int) -> tuple[str, bool]:
     return case.name, not holds(case, case.model, optimize=False)
 
 
+def _interface(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of what a caller has to give, and of what it gets."""
+    held = {t.name for t in graph.initializer}
+    return [v.name for v in (*graph.input, *graph.output) if v.name not in held]
+
+
 def judge(tool: str, index: int) -> tuple[str, bool, str, str]:
     """Return a case's name, whether it counts, one of `KINDS`, and what is wrong."""
     name, counts = known(index)
@@ -102,11 +109,9 @@ def judge(tool: str, index: int) -> tuple[str, bool, str, str]:
         return name, counts, "refused", f"{type(e).__name__}: {e}"
     except Exception as e:  # noqa: BLE001  # that is what is counted
         return name, counts, "raises", f"{type(e).__name__}: {e}"
-    before, after = case.model.graph, model.graph
-    if [*before.input, *before.output] != [*after.input, *after.output]:
-        names = [[v.name for v in (*g.input, *g.output)] for g in (before, after)]
-        if names[0] != names[1]:
-            return name, counts, "interface changed", f"{names[0]} -> {names[1]}"
+    before, after = _interface(case.model.graph), _interface(model.graph)
+    if before != after:
+        return name, counts, "interface changed", f"{before} -> {after}"
     for optimize in (False, True) if counts else ():
         if wrong := holds(case, model, optimize=optimize):
             return name, counts, "wrong", wrong

@@ -80,7 +80,8 @@ def problem(path: Path, source: Path, feeds: list[dict[str, Any]]) -> str:
 def _interface(path: Path) -> list[object]:
     """Names and ranks of inputs and outputs; symbols may differ."""
     graph = onnx.load(path, load_external_data=False).graph
-    values = [*graph.input, *graph.output]
+    held = {t.name for t in graph.initializer}
+    values = [v for v in (*graph.input, *graph.output) if v.name not in held]
     return [(v.name, len(v.type.tensor_type.shape.dim)) for v in values]
 
 

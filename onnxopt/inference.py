@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from onnxopt.model import Model
 
 MOST_BODIES = 1024
-"""onnx copies all names of the graph for each body: beyond this many, bodies are not looked into."""
+"""onnx copies all names of a graph for each body; beyond so many, bodies are not looked into."""
 
 INFERRED = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training"})
 """Domains whose ops onnx has shape inference for."""

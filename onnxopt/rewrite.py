@@ -119,6 +119,8 @@ def _try(
     for rule in (*candidates, *rules.get("*", ())):
         if getattr(node, "removed", False):
             break
+        if node.op not in rule.anchors and "*" not in rule.anchors:
+            continue  # a rule before this one has made it another op
         label = f"{rule.name}@{here}"
         around = around or _around(node)
         size = len(graph.nodes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -13,6 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxopt
 from onnxopt.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GOOD = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -22,7 +22,7 @@ def canonical(proto: onnx.ModelProto) -> onnx.ModelProto:
     _sort(copy.metadata_props, "key")
     graphs = [copy.graph]
     for function in copy.functions:
-        graphs += [a.g for n in function.node for a in n.attribute if a.HasField("g")]
+        _nodes(function.node, graphs)
     while graphs:
         graph = graphs.pop()
         _sort(graph.initializer, "name")
@@ -30,20 +30,25 @@ def canonical(proto: onnx.ModelProto) -> onnx.ModelProto:
         for value in (*graph.value_info, *graph.input, *graph.output):
             if not value.type.ListFields():
                 value.ClearField("type")
-        for node in graph.node:
-            _sort(node.attribute, "name")
-            for a in node.attribute:
-                if a.HasField("g"):
-                    graphs.append(a.g)
-                graphs.extend(a.graphs)
-            # An empty domain or name is the same as none.
-            for field in ("domain", "name"):
-                if not getattr(node, field):
-                    node.ClearField(field)
-        for field in ("doc_string", "name"):
-            if not getattr(graph, field):
-                graph.ClearField(field)
+        _nodes(graph.node, graphs)
+        _clear_empty(graph, "doc_string", "name")
     return copy
+
+
+def _nodes(nodes, graphs: list[onnx.GraphProto]) -> None:
+    for node in nodes:
+        _sort(node.attribute, "name")
+        for a in node.attribute:
+            graphs += [a.g] if a.HasField("g") else []
+            graphs.extend(a.graphs)
+        _clear_empty(node, "domain", "name")
+
+
+def _clear_empty(message, *fields: str) -> None:
+    """Drop empty texts: they are the same as none."""
+    for field in fields:
+        if not getattr(message, field):
+            message.ClearField(field)
 
 
 def _sort(repeated, key: str) -> None:

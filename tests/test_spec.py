@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pytest
 from hypothesis import given
@@ -12,6 +11,9 @@ from hypothesis import strategies as st
 
 from onnxopt import Context, Model, Pass, registry, spec
 from onnxopt.errors import PassError, SpecError, UnknownPassError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -153,5 +155,5 @@ def test_an_entry_point_that_cannot_be_imported_is_named(monkeypatch: pytest.Mon
     monkeypatch.undo()
     entry = registry.EntryPoint("gone", "no_such_module:A", registry.GROUP)
     monkeypatch.setattr(registry, "declared", lambda: [entry])
-    with pytest.raises(PassError, match="pass 'gone' of .* cannot be imported"):
+    with pytest.raises(PassError, match=r"pass 'gone' of .* cannot be imported"):
         registry.load("gone")

@@ -1,8 +1,8 @@
 """Fuse: exact rewrites that runtimes do not do by themselves when they load a model.
 
-Rules are tried in the order below on each node, nodes in the order of the graph, until none fires;
-then types are inferred anew, and it starts over until nothing is left. Activations come first, since
-the affine rules would take their constants away; powers and divisions come last.
+Rules are tried in the order below on each node, nodes in the order of the graph, until none
+fires; then types are inferred anew, and it starts over until nothing is left. Activations come
+first, since the affine rules would take their constants away; powers and divisions come last.
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ from onnxopt import rewrite, shapes
 from onnxopt.base import Pass
 from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import (
+    affine_back,
+    affine_chain,
+    affine_conv,
     clip_min_max,
     hard_swish,
+    linear_chain,
+    matmul_affine,
     powers,
     residual_sum,
+    shift_conv,
     silu_gelu,
     soft,
     tune,
@@ -40,17 +46,26 @@ RULES: tuple[Rule, ...] = (
     Rule("conv_bn", ("BatchNormalization",), fuse_conv_bn),
     Rule("conv_affine", ("Mul", "Div", "Add", "Sub"), fuse_conv_affine),
     Rule("pad_conv", ("Pad",), fuse_pad_conv),
+    *affine_chain.RULES,
+    *matmul_affine.RULES,
+    *affine_back.RULES,
+    *affine_conv.RULES,
+    *linear_chain.RULES,
     *powers.RULES,
 )
 """Standard ops at the model's opset, and never slower where it was measured."""
 
-ORT_CPU_RULES: tuple[Rule, ...] = (
+EARLY: tuple[Rule, ...] = (
     *residual_sum.ORT_CPU_RULES,
     *silu_gelu.ORT_CPU_RULES,
     *soft.ORT_CPU_RULES,
     *powers.ORT_CPU_RULES,
 )
-"""For `target=ort-cpu`: each is timed on the model at hand and kept only if that gets faster."""
+"""For `target=ort-cpu`, before the others: each is timed on the model at hand, and kept only if
+that gets faster."""
+
+LATE: tuple[Rule, ...] = shift_conv.ORT_CPU_RULES
+"""The same, after the others."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +84,15 @@ class Fuse(Pass):
 
     def run(self, model: Model, ctx: Context) -> int:
         """Apply all rules until none fires; types are inferred anew for what they made."""
-        total = 0
-        if ctx.target == "ort-cpu":
-            for rule in ORT_CPU_RULES:
-                total += tune.keep_if_faster(model, rule, ctx, self.timed)
+        total = self._tuned(model, EARLY, ctx)
         while True:
             shapes.infer(model)
             made = rewrite.apply(model, RULES, ctx)
-            if not made:
-                return total
             total += made
+            if not made:
+                return total + self._tuned(model, LATE, ctx)
+
+    def _tuned(self, model: Model, rules: tuple[Rule, ...], ctx: Context) -> int:
+        if ctx.target != "ort-cpu":
+            return 0
+        return sum(tune.keep_if_faster(model, rule, ctx, self.timed) for rule in rules)

@@ -1,9 +1,8 @@
 """LayerNormalization(Add(a, b))  ->  LayerNormalization(Sum(a, b)).
 
 Sum of two tensors is Add. But onnxruntime fuses Add and LayerNormalization into one operator,
-SkipLayerNormalization,
-which on the CPU takes six to nine times as long as the two; Sum is not fused. Only where both
-terms are computed (a residual), and for float32: for `ort-cpu`, kept where it measures faster.
+which on the CPU takes six to nine times as long as the two; Sum is not fused. Only where both terms
+are computed (a residual), and for float32: for `ort-cpu`, kept where it measures faster.
 """
 
 from __future__ import annotations
