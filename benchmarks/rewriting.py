@@ -64,7 +64,7 @@ def _cell(found: list[float] | str) -> str:
 def main() -> None:
     """Measure and print."""
     parser = real_models.arguments(__doc__ or "")
-    parser.add_argument("--rounds", type=int, default=7, help="measured calls of each tool")
+    parser.add_argument("--rounds", type=int, default=5, help="measured calls of each tool")
     options = parser.parse_args()
     workers = {name: Worker() for name in CALLS}
     for name in workers:

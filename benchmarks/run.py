@@ -1,4 +1,4 @@
-"""Runs all benchmarks one after the other, and writes results.md."""
+"""Runs benchmarks one after the other, and writes what they print into results.md."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from tables import environment
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results.md"
 TITLES = {
     "rewriting": "Time of rewriting",
     "scaling": "Growth with size",
@@ -21,13 +22,26 @@ WITH_MODELS = ("rewriting", "loading")
 
 
 def section(name: str, options: argparse.Namespace) -> str:
-    """Run one benchmark in a process of its own; return its part of the page."""
+    """Run one benchmark in a process of its own; return what it prints, and where it ran."""
     command = [sys.executable, str(HERE / f"{name}.py")]
     if name in WITH_MODELS:
         command += ["--cache", str(options.cache)]
         command += ["--zoo", str(options.zoo)] if options.zoo else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return f"## {TITLES[name]}\n\n`benchmarks/{name}.py`. {done.stdout.strip()}\n"
+    return f"`benchmarks/{name}.py`. {done.stdout.strip()}\n\n{environment()}."
+
+
+def stored() -> dict[str, str]:
+    """Return the sections of results.md by their titles."""
+    text = RESULTS.read_text() if RESULTS.exists() else ""
+    parts = text.split("\n## ")[1:]
+    return {title: body.strip() for title, _, body in (p.partition("\n") for p in parts)}
+
+
+def page(sections: dict[str, str]) -> str:
+    """Return the whole of results.md."""
+    known = [f"## {title}\n\n{sections[title]}\n" for title in TITLES.values() if title in sections]
+    return "\n".join(["# Results\n", "Written by `benchmarks/run.py`; see README.md.\n", *known])
 
 
 def main() -> None:
@@ -36,15 +50,14 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=f"of {', '.join(TITLES)}; all if none")
     parser.add_argument("--cache", type=Path, required=True, help="where packages are kept")
     parser.add_argument("--zoo", type=Path, help="a folder of more .onnx files")
-    parser.add_argument("--write", action="store_true", help="write results.md, all parts anew")
+    parser.add_argument("--write", action="store_true", help="put the sections into results.md")
     options = parser.parse_args()
-    parts = ["# Results", f"{environment()}. Written by `benchmarks/run.py`.\n"]
-    parts += [section(name, options) for name in options.names or TITLES]
-    page = "\n".join(parts)
-    if options.write:
-        (HERE / "results.md").write_text(page)
-    else:
-        print(page)
+    for name in options.names or TITLES:
+        body = section(name, options)
+        if options.write:
+            RESULTS.write_text(page({**stored(), TITLES[name]: body}))
+        else:
+            print(f"## {TITLES[name]}\n\n{body}\n")
 
 
 if __name__ == "__main__":

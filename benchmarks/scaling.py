@@ -19,11 +19,14 @@ from tables import number, progress, table
 from worker import Worker
 
 TOOLS = ("onnxopt", "onnxslim")
+SLOW = 10.0
+"""Seconds; what takes longer is not repeated."""
+
 SIZES = (1000, 2000, 5000, 10_000, 20_000, 50_000)
 
 
 def measure(path: Path, worker: Worker, tool: str, rounds: int, limit: float) -> float:
-    """Return the least seconds of some rounds; infinite above the limit, NaN where it fails."""
+    """Return the least seconds of the rounds; infinite above the limit, NaN where it fails."""
     least = math.inf
     for number_ in range(rounds):
         target = path.with_name(f"{tool}_{number_}.onnx")
@@ -32,6 +35,8 @@ def measure(path: Path, worker: Worker, tool: str, rounds: int, limit: float) ->
             worker.ask(tools.import_all, tool)
             return math.inf if answer.error == "too slow" else math.nan
         least = min(least, answer.seconds)
+        if answer.seconds > SLOW:
+            break
     return least
 
 

@@ -12,6 +12,7 @@ import onnx
 
 from onnxopt import __version__, latency, metrics, pipeline, report, spec
 from onnxopt.errors import OutputError, SlowerError, SpecError
+from onnxopt.job import Job, quiet
 from onnxopt.model import Exported, Model, files
 from onnxopt.proof import Terms
 from onnxopt.samples import Preprocess, Samples, open_samples
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from onnxopt.base import Pass
-    from onnxopt.pipeline import Progress, Run, Step
+    from onnxopt.job import Progress, Run, Step
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
     Calibration = str | os.PathLike[str] | Samples | Iterable[Mapping[str, np.ndarray]]
@@ -76,7 +77,7 @@ def optimize(
     external_data: bool = False,
     timing: bool = True,
     pass_timeout: float = 1800.0,
-    progress: Progress = pipeline.quiet,
+    progress: Progress = quiet,
 ) -> Result:
     """Make a model smaller and faster, and prove that it still does the same job.
 
@@ -123,9 +124,7 @@ def optimize(
     loaded = _load(model)
     samples = _samples(loaded, calibration, preprocess)
     terms = Terms(max_drop, metric, threads, libraries, seed)
-    job = pipeline.Job(
-        chosen, terms, target, require_proof, allow_synthetic, pass_timeout, progress
-    )
+    job = Job(chosen, terms, target, require_proof, allow_synthetic, pass_timeout, progress)
     run = pipeline.run(loaded, job, samples)
     times = _times(run, progress) if timing else None
     if times is not None and times.slower and not allow_slower:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import pickle
-import tempfile
-import weakref
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
 from onnxopt import coverage, metrics
-from onnxopt.errors import ModelError, SamplesError
-from onnxopt.model.exporter import LOCATION
+from onnxopt.errors import SamplesError
 from onnxopt.parity import Tolerance
 from onnxopt.runtime import CannotRun, Session, Settings
 from onnxopt.samples import Samples, synthetic
+from onnxopt.spool import Spool
+from onnxopt.structure import complaint, interface_change
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from onnxopt.metrics import Metric, Verdict
     from onnxopt.model import Exported
     from onnxopt.parity import Outputs
@@ -67,32 +61,6 @@ class Outcome:
     drift: float | None = None
     verdict: Verdict | None = None
     failure: Failure | None = None
-
-
-class Spool:
-    """A list on disk: memory does not grow with the number of samples."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the spool
-        weakref.finalize(self, self._file.close)
-        self._ends = [0]
-
-    def append(self, item: Any) -> None:
-        """Add an item."""
-        self._file.seek(self._ends[-1])
-        pickle.dump(item, self._file, protocol=5)
-        self._ends.append(self._file.tell())
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __iter__(self) -> Iterator[Any]:
-        for i in range(len(self)):
-            yield self[i]
-
-    def __getitem__(self, index: int) -> Any:
-        self._file.seek(self._ends[index])
-        return pickle.load(self._file)
 
 
 @dataclass(frozen=True)
@@ -141,7 +109,7 @@ class Proof:
 
     def __post_init__(self) -> None:
         self.synthetic = self.holdout is None or self.holdout.synthetic
-        self.strict = _checks(self.source) is None
+        self.strict = complaint(self.source) is None
         self._feeds = Spool()
         self._reference = Spool()
         self._scored: _Scores | None = None
@@ -275,10 +243,10 @@ class Proof:
         return Outcome(worst, verdict, failure)
 
     def _structure(self, model: Exported) -> Failure | None:
-        changed = _interface_change(self.source, model)
+        changed = interface_change(self.source, model)
         if changed:
             return Failure("interface", changed)
-        trouble = _checks(model) if self.strict else None
+        trouble = complaint(model) if self.strict else None
         return Failure("invalid", trouble) if trouble else None
 
     def _compare(
@@ -340,69 +308,3 @@ class _Scores:
             for feed, outputs, label in self.items
         ]
         return metrics.summarize(self.metric.name, self.source, scores)
-
-
-def _checks(model: Exported) -> str | None:
-    """Run onnx.checker with full shape inference; return its complaint on one line."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        (Path(folder) / LOCATION).touch()
-        try:
-            path.write_bytes(model.proto.SerializeToString())
-            onnx.checker.check_model(str(path), full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
-            return " ".join(str(e).split())[:300]
-        except (ValueError, RuntimeError, TypeError) as e:
-            return f"onnx.checker fails: {' '.join(str(e).split())[:300]}"
-    return None
-
-
-def _interface_change(source: Exported, model: Exported) -> str:
-    """Return how names, types or defaults of inputs and outputs differ; empty if they do not."""
-    for what in ("input", "output"):
-        old, new = (list(getattr(m.proto.graph, what)) for m in (source, model))
-        names = [[v.name for v in values] for values in (old, new)]
-        if names[0] != names[1]:
-            gone = [n for n in names[0] if n not in names[1]]
-            return f"{what} {gone[0]!r} is gone" if gone else f"the {what}s are {names[1]}"
-        for a, b in zip(old, new, strict=True):
-            if a.type != b.type:
-                return f"{what} {a.name!r} changed its type"
-    if source.proto.ir_version >= 4:
-        declared = {v.name for v in source.proto.graph.input}
-        old_defaults, new_defaults = (
-            {t.name: t for t in m.proto.graph.initializer if t.name in declared}
-            for m in (source, model)
-        )
-        for name, tensor in old_defaults.items():
-            if (
-                name not in new_defaults
-                or tensor.SerializeToString() != new_defaults[name].SerializeToString()
-            ):
-                return f"the default of input {name!r} changed"
-    return ""
-
-
-def validate(source: Exported, custom_ops: tuple[str, ...]) -> str:
-    """Decide whether a source is a model at all.
-
-    Returns:
-        What the report should note; empty if all is well.
-
-    Raises:
-        ModelError: Neither onnx.checker nor onnxruntime takes it, and not because it is newer or
-            uses operators that they do not know.
-    """
-    complaint = _checks(source)
-    if complaint is None:
-        return ""
-    proto = source.proto
-    newest = onnx.defs.onnx_opset_version()
-    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    if opset > newest:
-        return f"opset {opset} is newer than this onnx knows ({newest}); it is not checked"
-    try:
-        Session(source, Settings(custom_ops=custom_ops, lean=True))
-    except CannotRun as e:
-        raise ModelError(f"the model is not valid: {complaint}") from e
-    return f"onnx.checker objects to the source, onnxruntime runs it: {complaint}"

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from onnxopt.cost import Cost
+    from onnxopt.job import Run, Step
     from onnxopt.latency import Latency
     from onnxopt.model import Exported
-    from onnxopt.pipeline import Run, Step
 
 SCHEMA_VERSION = 1
 

@@ -105,18 +105,19 @@ def holds(case: BackendCase, model: onnx.ModelProto, optimize: bool) -> str:
     return ""
 
 
-def optimized(model: onnx.ModelProto, passes: str) -> onnx.ModelProto:
+def optimized(model: onnx.ModelProto, passes: str, target: str) -> onnx.ModelProto:
     """Run passes without the proof, which would hide what they do wrong."""
-    return apply(spec.complete(spec.parse(passes)), Model.from_proto(model).export())[0].whole()
+    chosen = spec.complete(spec.parse(passes))
+    return apply(chosen, Model.from_proto(model).export(), target)[0].whole()
 
 
-def judge(case: BackendCase, passes: str) -> tuple[bool, str]:
+def judge(case: BackendCase, passes: str, target: str = "portable") -> tuple[bool, str]:
     """Return whether plain onnxruntime passes a case, and what our result does wrong."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         counts = not holds(case, case.model, optimize=False)
         try:
-            model = optimized(case.model, passes)
+            model = optimized(case.model, passes, target)
         except Exception as e:  # noqa: BLE001  # no model may make a pass raise
             return counts, f"passes raise {type(e).__name__}: {e}"
         for what in ("input", "output"):

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from onnxopt.base import Pass
+    from onnxopt.job import Progress
     from onnxopt.model import Model
-    from onnxopt.pipeline import Progress
 
 
 @dataclass(frozen=True)

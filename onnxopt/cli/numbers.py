@@ -10,9 +10,9 @@ from onnxopt.parity import Tolerance, compare, flat
 from onnxopt.runtime import CannotRun, Session, Settings
 
 if TYPE_CHECKING:
+    from onnxopt.job import Progress
     from onnxopt.model import Exported
     from onnxopt.parity import Outputs
-    from onnxopt.pipeline import Progress
     from onnxopt.samples import Feed, Samples
 
 

@@ -1,0 +1,37 @@
+"""Lists on disk."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Spool:
+    """A list on disk: memory does not grow with the number of samples."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the spool
+        weakref.finalize(self, self._file.close)
+        self._ends = [0]
+
+    def append(self, item: Any) -> None:
+        """Add an item."""
+        self._file.seek(self._ends[-1])
+        pickle.dump(item, self._file, protocol=5)
+        self._ends.append(self._file.tell())
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[Any]:
+        for i in range(len(self)):
+            yield self[i]
+
+    def __getitem__(self, index: int) -> Any:
+        self._file.seek(self._ends[index])
+        return pickle.load(self._file)
