@@ -29,6 +29,13 @@ SLICE = 1e-3
 MARGIN = 16.0
 """Times the noise floor that an exact pass may add; reordering sums is noise of the same kind."""
 
+LOOSE = 1e-2
+"""Where the noise floor is so high that the margin would allow more than this, twice the floor must
+do: on such inputs outputs prove little, and a wide limit would prove nothing."""
+
+NOISY = 1e-3
+"""Noise floors above this are worth saying."""
+
 ROUNDING = {"float64": 128 * 2.0**-23, "float32": 128 * 2.0**-23, "float16": 8 * 2.0**-10}
 """Drift by rounding where the noise floor happens to be zero. float64 outputs are often casts."""
 
@@ -182,9 +189,14 @@ class Tolerance:
         """Whether rounding explains a difference from `want`."""
         least = 0.0 if want is None else rounding(want)
         drift, sliced = self.floors.get(difference.output, (0.0, 0.0))
-        return difference.drift <= max(MARGIN * drift, least) and (
-            difference.slice_drift <= max(MARGIN * sliced, SLICE_MARGIN * least)
+        return difference.drift <= max(_limit(drift), least) and (
+            difference.slice_drift <= max(_limit(sliced), SLICE_MARGIN * least)
         )
+
+    @property
+    def noisy(self) -> list[str]:
+        """Names of outputs whose noise floor is so high that they prove little."""
+        return sorted(name for name, (drift, _) in self.floors.items() if drift > NOISY)
 
     @property
     def floor(self) -> float:
@@ -202,3 +214,7 @@ class Tolerance:
             if guilty is None and not self.allows(difference, arrays.get(name)):
                 guilty = difference
         return worst, guilty
+
+
+def _limit(floor: float) -> float:
+    return min(MARGIN * floor, max(LOOSE, 2 * floor))

@@ -52,7 +52,18 @@ def run(model: Model, job: Job, samples: Samples | None) -> Run:
         if not item.exact and step.edits:
             proof.rebase(current)
     job.progress("done", 1.0)
-    return Run(source, current, before, tuple(steps), proof, (note,) if note else ())
+    return Run(source, current, before, tuple(steps), proof, tuple(_notes(note, proof)))
+
+
+def _notes(note: str, proof: Proof) -> list[str]:
+    """Return what the report should say of the source and of the proof."""
+    floors = {} if proof.unproven else proof.tolerance.floors
+    noisy = [
+        f"output {name!r} of the source differs by {floors[name][0]:.2g} of its scale between"
+        " onnxruntime's own levels on these inputs: comparing it proves little; give real samples"
+        for name in (proof.tolerance.noisy if floors else ())
+    ]
+    return [note, *noisy] if note else noisy
 
 
 def _demand_samples(job: Job, calibration: Samples | None) -> None:

@@ -34,6 +34,12 @@ def test_the_noise_floor_widens_the_tolerance_of_its_own_output() -> None:
     assert breach(y, y * np.float32(1 + 1e-4), y, y * np.float32(1 + 2e-5)) is None
 
 
+def test_a_high_noise_floor_allows_no_more_than_twice_itself() -> None:
+    y = RNG.normal(size=(1, 64)).astype(np.float32)
+    assert breach(y, y * np.float32(1.15), y, y * np.float32(1.1)) is None
+    assert breach(y, y * np.float32(1.5), y, y * np.float32(1.1)) is not None
+
+
 def test_small_scores_beside_large_boxes_are_judged_on_their_own() -> None:
     y = np.concatenate([np.full((4, 100), 640.0), np.full((80, 100), 0.5)]).astype(np.float32)[None]
     wrong = y.copy()
