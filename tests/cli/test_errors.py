@@ -139,6 +139,7 @@ def test_interrupt_is_one_line(cli, monkeypatch):
 def test_a_real_interrupt_leaves_nothing_behind():
     code = (
         "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
         "from onnxopt import latency\n"
         "from onnxopt.cli import main\n"
         "latency.measure = lambda *a: os.kill(os.getpid(), signal.SIGINT)\n"
