@@ -149,6 +149,13 @@ def filled(tensor: gs.Tensor) -> np.ndarray | None:
     return np.broadcast_to(value.reshape(()), whole)
 
 
+def quantized(source: gs.Tensor, result: gs.Tensor) -> bool:
+    """Whether what stands between two tensors belongs to a quantized op, which must stay whole."""
+    if is_op(producer(source), "DequantizeLinear"):
+        return True
+    return any(is_op(reader, "QuantizeLinear") for reader in result.outputs)
+
+
 def constants(tensors: Sequence[gs.Tensor]) -> list[np.ndarray] | None:
     """Return the values of all these tensors, None unless all are constants."""
     values = [constant(t) for t in tensors]

@@ -20,7 +20,7 @@ from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import layer as layers
 from onnxopt_passes.fuse.affine_conv import ORDERED, RANGE
-from onnxopt_passes.fuse.term import OPS, normalised, quantized, read, vector
+from onnxopt_passes.fuse.term import OPS, normalised, read, vector
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -35,7 +35,7 @@ def fuse_affine_pool(graph: gs.Graph, pool: gs.Node) -> bool:
     out, node, sizes = pool.outputs[0], term.node, np.abs(term.k)
     if found[1] not in (None, 1) or sizes.max() > RANGE or sizes.min() < 1 / RANGE:
         return False
-    if quantized(term.source, out) or normalised(graph, term.source):
+    if match.quantized(term.source, out) or normalised(graph, term.source):
         return False
 
     mean = ir.Variable(f"{out.name}.mean", dtype=term.dtype)
@@ -60,7 +60,7 @@ def fuse_affine_back(graph: gs.Graph, node: gs.Node) -> bool:
     layer = None if first is None else layers.feeding(graph, tensor)
     if first is None or layer is None or layer.dtype != term.dtype:
         return False
-    if quantized(layer.node.inputs[0], node.outputs[0]):
+    if match.quantized(layer.node.inputs[0], node.outputs[0]):
         return False
     k = layers.per_channel(term.k, layer.channels, layer.rank)
     if k is None:

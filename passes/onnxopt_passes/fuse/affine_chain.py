@@ -22,7 +22,7 @@ from onnxopt import match
 from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import layer as layers
-from onnxopt_passes.fuse.term import OPS, Term, gelu, quantized, read
+from onnxopt_passes.fuse.term import OPS, Term, gelu, read
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -56,7 +56,7 @@ def fuse_affine_chain(graph: gs.Graph, node: gs.Node) -> bool:
 def _merge(graph: gs.Graph, chain: list[Term]) -> bool:
     """Replace a chain by one node, or three by two."""
     source, last = chain[0].source, chain[-1]
-    if gelu(source) or quantized(source, last.node.outputs[0]):
+    if gelu(source) or match.quantized(source, last.node.outputs[0]):
         return False
     found = _composed(chain)
     if found is None:

@@ -28,7 +28,7 @@ from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import layer as layers
 from onnxopt_passes.fuse.conv_bn import parameters
 from onnxopt_passes.fuse.inlet import Inlet, inlet
-from onnxopt_passes.fuse.term import OPS, clipped, gated, gelu, normalised, quantized, read, vector
+from onnxopt_passes.fuse.term import OPS, clipped, gated, gelu, normalised, read, vector
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -95,7 +95,7 @@ def fuse_affine_forward(graph: gs.Graph, node: gs.Node) -> bool:
         return False
     source, affine = found
     out = node.outputs[0]
-    if quantized(source, out) or gelu(source) or gated(source) or normalised(graph, source):
+    if match.quantized(source, out) or gelu(source) or gated(source) or normalised(graph, source):
         return False
     edits = _taken(graph, out, affine, set(), DEPTH)
     if edits is None:
@@ -142,7 +142,7 @@ def _exchange(graph: gs.Graph, node: gs.Node) -> bool:
     if found is None or not inner.k.all():
         return False
     source, dims = inner.source, shapes.dims(inner.source)
-    if gelu(source) or quantized(source, outer.source):
+    if gelu(source) or match.quantized(source, outer.source):
         return False
     with np.errstate(all="ignore"):
         values = outer.d / inner.k
@@ -240,7 +240,7 @@ def _multiplied(node: gs.Node, tensor: gs.Tensor, affine: Affine) -> Affine | No
 def _absorbed(graph: gs.Graph, layer: Inlet, affine: Affine) -> list[Edit] | None:
     """Return how a layer takes in what happened to its input; None where a guard does not hold."""
     node = layer.node
-    if layer.dtype != affine.dtype or quantized(node.inputs[0], node.outputs[0]):
+    if layer.dtype != affine.dtype or match.quantized(node.inputs[0], node.outputs[0]):
         return None
     if affine.axis is not None:
         last = node.op in ("Gemm", "MatMul")
@@ -278,7 +278,7 @@ def _added(
     values = match.constant(adder.inputs[place])
     if values is None or values.dtype not in layers.FLOATS or values.size not in (1, summand.size):
         return None
-    if values.ndim > 1 or quantized(node.outputs[0], adder.outputs[0]):
+    if values.ndim > 1 or match.quantized(node.outputs[0], adder.outputs[0]):
         return None
     with np.errstate(all="ignore"):
         result = layers.rounded(values + summand, values.dtype)

@@ -45,7 +45,7 @@ def fuse_relu(graph: gs.Graph, node: gs.Node) -> bool:
         x = node.inputs[0]
         if scalars.kind(x, *node.inputs[1:]) not in scalars.FLOATS:
             return False
-    if scalars.quantized(x, node.outputs[0]):
+    if match.quantized(x, node.outputs[0]):
         return match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
     return scalars.finish(graph, node, ir.Node("Relu", node.name, inputs=[x]))
 
@@ -71,7 +71,7 @@ def fuse_clip(graph: gs.Graph, outer: gs.Node) -> bool:
         return match.miss("others read what is between the two bounds")
     if not -math.inf < low <= high < math.inf:
         return match.miss(f"its bounds are {low:g} and {high:g}")
-    if scalars.quantized(x, outer.outputs[0]):
+    if match.quantized(x, outer.outputs[0]):
         return match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
     return _clip(graph, outer, x, low, high, dtype)
 

@@ -70,7 +70,7 @@ def fuse_hard_sigmoid(graph: gs.Graph, clip: gs.Node) -> bool:
     factor = None if top == 1 else _factor(graph, out, top, dtype)
     if top != 1 and factor is None:
         return match.miss(f"no multiplication by a constant takes up the factor {top:g}")
-    if scalars.quantized(x, out if factor is None else factor.node.outputs[0]):
+    if match.quantized(x, out if factor is None else factor.node.outputs[0]):
         return match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
 
     attributes = {"alpha": float(np.float32(a / top)), "beta": float(np.float32(b / top))}
@@ -93,7 +93,7 @@ def fuse_hard_swish(graph: gs.Graph, mul: gs.Node) -> bool:
             continue
         if match.sole(graph, gate) is None:
             return match.miss("others read the HardSigmoid too")
-        if scalars.quantized(x, mul.outputs[0]):
+        if match.quantized(x, mul.outputs[0]):
             return match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
         return scalars.finish(graph, mul, ir.Node("HardSwish", mul.name, inputs=[x]))
     return False

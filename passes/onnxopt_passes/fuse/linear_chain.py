@@ -24,7 +24,6 @@ from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import layer as layers
 from onnxopt_passes.fuse.inlet import Inlet, inlet, unpadded
-from onnxopt_passes.fuse.term import quantized
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -49,7 +48,9 @@ def fuse_linear_chain(graph: gs.Graph, node: gs.Node) -> bool:
     front, back = inlet(graph, first, first.inputs[0]), inlet(graph, node, node.inputs[0])
     if front is None or back is None or not _alike(graph, front, back):
         return False
-    if quantized(first.inputs[0], between) or quantized(node.inputs[0], node.outputs[0]):
+    if match.quantized(first.inputs[0], between) or match.quantized(
+        node.inputs[0], node.outputs[0]
+    ):
         return False
     product = _product(front, back)
     if product is None or not _pays(front, back, product):

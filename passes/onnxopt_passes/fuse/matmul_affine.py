@@ -21,7 +21,7 @@ from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import layer as layers
 from onnxopt_passes.fuse.conv_bn import parameters
-from onnxopt_passes.fuse.term import quantized, read
+from onnxopt_passes.fuse.term import read
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -73,7 +73,7 @@ def _product(graph: gs.Graph, tensor: gs.Tensor) -> Product | None:
     if weight.dtype not in layers.FLOATS or (adder is not None and bias.dtype != weight.dtype):
         return None
     found = Product(node, weight, adder, place, bias.astype(np.float64))
-    return found if found.fits(bias) and not quantized(node.inputs[0], tensor) else None
+    return found if found.fits(bias) and not match.quantized(node.inputs[0], tensor) else None
 
 
 def fuse_matmul_affine(graph: gs.Graph, node: gs.Node) -> bool:
@@ -85,7 +85,7 @@ def fuse_matmul_affine(graph: gs.Graph, node: gs.Node) -> bool:
     if product is None or product.weight.dtype != term.dtype or not product.fits(term.k):
         return False
     out = node.outputs[0]
-    if quantized(term.source, out):
+    if match.quantized(term.source, out):
         return False
     weight = _scaled(graph, product, term.k, out.name)
     bias = _bias(product, term.k, np.zeros(()), out.name)
@@ -114,7 +114,7 @@ def fuse_matmul_bn(graph: gs.Graph, bn: gs.Node) -> bool:
         return False
     k, d, _ = found
     out = bn.outputs[0]
-    if quantized(bn.inputs[0], out):
+    if match.quantized(bn.inputs[0], out):
         return False
     weight = _scaled(graph, product, k, out.name)
     bias = _bias(product, k, d, out.name)

@@ -97,7 +97,7 @@ def fuse_div(graph: gs.Graph, node: gs.Node) -> bool:
         return match.miss("onnxruntime folds it into the MatMul")
     if any(match.is_op(reader, "Erf") for reader in node.outputs[0].outputs):
         return match.miss("onnxruntime knows a GELU by it")
-    if scalars.quantized(x, node.outputs[0]):
+    if match.quantized(x, node.outputs[0]):
         return match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
     with np.errstate(all="ignore"):
         inverse = np.asarray(1.0 / values.astype(np.float64), values.dtype)
@@ -119,7 +119,7 @@ def expand_norm(graph: gs.Graph, node: gs.Node) -> bool:
     last = sorted(a % len(dims) for a in axes)
     if last != list(range(len(dims) - len(last), len(dims))):
         return match.miss("its axes are not the last ones")
-    if scalars.quantized(x, out):
+    if match.quantized(x, out):
         return match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
 
     square = scalars.step(graph, "Mul", f"{out.name}.square", x, x, x)
@@ -151,7 +151,7 @@ def _power(graph: gs.Graph, node: gs.Node) -> tuple[gs.Tensor, float] | None:
         return None
     if scalars.kind(x, node.outputs[0]) not in scalars.FLOATS:
         return None
-    if scalars.quantized(x, node.outputs[0]):
+    if match.quantized(x, node.outputs[0]):
         match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
         return None
     return x, float(values.reshape(-1)[0])

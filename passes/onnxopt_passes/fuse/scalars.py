@@ -105,13 +105,6 @@ def bounds(graph: gs.Graph, clip: gs.Node) -> tuple[float, float] | None:
     return found[0], found[1]
 
 
-def quantized(source: gs.Tensor, result: gs.Tensor) -> bool:
-    """Whether what stands between two tensors belongs to a quantized op, which must stay whole."""
-    if match.is_op(match.producer(source), "DequantizeLinear"):
-        return True
-    return any(match.is_op(reader, "QuantizeLinear") for reader in result.outputs)
-
-
 def constant(name: str, value: float, dtype: np.dtype) -> gs.Constant:
     """Return a new constant of rank 0."""
     return ir.Constant(name, np.array(value, dtype))

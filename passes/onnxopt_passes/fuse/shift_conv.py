@@ -18,7 +18,7 @@ from onnxopt import match, shapes
 from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import layer as layers
-from onnxopt_passes.fuse.term import quantized, read
+from onnxopt_passes.fuse.term import read
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -46,7 +46,7 @@ def fuse_shift_conv(graph: gs.Graph, node: gs.Node) -> bool:
         return False
     if not any(match.is_op(n, "Conv") and n.inputs[0] is out for n in out.outputs):
         return False
-    if quantized(source, out) or not all(match.is_op(n, *BLOCKED) for n in out.outputs):
+    if match.quantized(source, out) or not all(match.is_op(n, *BLOCKED) for n in out.outputs):
         return False
     values = layers.per_channel(term.d, dims[1], rank=4)
     if values is None or not values.any():

@@ -162,7 +162,7 @@ def _gelu(graph: gs.Graph, node: gs.Node) -> Product | None:
     want = ARGUMENT[node.op]
     if not all(_near(c, w, dtype) for c, w in zip(argument, want, strict=True)):
         return None
-    if scalars.quantized(found.x, found.last.outputs[0]):
+    if match.quantized(found.x, found.last.outputs[0]):
         match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
         return None
     return found

@@ -166,7 +166,7 @@ def expand_prelu(graph: gs.Graph, node: gs.Node) -> bool:
 def _leaky(graph: gs.Graph, node: gs.Node, x: gs.Tensor, slope: float) -> bool:
     if not np.isfinite(slope):
         return False
-    if scalars.quantized(x, node.outputs[0]):
+    if match.quantized(x, node.outputs[0]):
         return match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
     attributes = {"alpha": float(np.float32(slope))}
     new = ir.Node("LeakyRelu", node.name, attrs=attributes, inputs=[x])
@@ -187,7 +187,7 @@ def _expandable(graph: gs.Graph, x: gs.Tensor, out: gs.Tensor) -> bool:
     """Whether a function of x may be written as arithmetic, by its type and place."""
     if graph.opset < 8 or scalars.kind(x, out) != np.float32:
         return False
-    if scalars.quantized(x, out):
+    if match.quantized(x, out):
         return match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
     return True
 

@@ -169,10 +169,3 @@ def gated(tensor: gs.Tensor) -> bool:
         match.is_op(match.producer(t), "Min", "Max")
         for t in node.inputs  # type: ignore[union-attr]
     )
-
-
-def quantized(source: gs.Tensor, out: gs.Tensor) -> bool:
-    """Whether one side of a node is a quantized value."""
-    return match.is_op(match.producer(source), "DequantizeLinear") or any(
-        match.is_op(n, "QuantizeLinear") for n in out.outputs
-    )
