@@ -35,6 +35,11 @@ class Context:
         target: `portable` for standard ops only, or `ort-cpu`.
         seed: Seeds everything random.
         threads: How many threads onnxruntime may use.
+        max_drop: How far the score may fall over the whole run. A lossy pass that chooses how far
+            to go does so on a part of its calibration samples that it sets aside.
+        metric: What the run is scored by: a name, `module:function`, or None to choose by the
+            outputs (`metrics.choose`).
+        custom_ops: Libraries of custom operators, for sessions.
         allow: Asked with a stable id (`conv_bn@/layer1/bn`) right before each edit; where it
             says False the edit must not be made. This is how a wrong edit is found and undone.
         retract: Told the id of an edit that was allowed but was not made after all.
@@ -49,6 +54,9 @@ class Context:
     target: str = "portable"
     seed: int = 0
     threads: int = 1
+    max_drop: float = 0.01
+    metric: str | None = None
+    custom_ops: tuple[str, ...] = ()
     allow: Callable[[str], bool] = _always
     retract: Callable[[str], None] = _forget
     progress: Callable[[float], None] = _quiet

@@ -1,0 +1,5 @@
+"""What tensors inside a model hold on samples, streamed: memory does not grow with the samples."""
+
+from onnxopt.statistics.tap import Tap
+
+__all__ = ["Tap"]
