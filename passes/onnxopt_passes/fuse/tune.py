@@ -9,16 +9,10 @@ found (ops, types and shapes), so that a second run decides the same without tim
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
-import platform
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxopt import rewrite, runtime, shapes
+from onnxopt import rewrite, runtime, shapes, verdicts
 from onnxopt.errors import SamplesError
 from onnxopt.model import Model
 from onnxopt.rewrite import edit_id
@@ -94,27 +88,16 @@ def _sites(model: Model, rule: Rule) -> dict[str, str]:
 
 
 def _key(rule: Rule, sites: list[str]) -> str:
-    text = json.dumps([rule.name, sorted(sites), runtime.version(), platform.processor(), _flags()])
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def _flags() -> str:
-    """Return the features of this CPU, empty where the system does not tell."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                return line.partition(":")[2].strip()
-    return ""
+    return verdicts.key(rule.name, sorted(sites))
 
 
 def _verdict(before: Exported, after: Exported, ctx: Context, key: str) -> dict[str, Any]:
-    known = _remembered()
-    if key in known:
-        found: dict[str, Any] = known[key]
-        return found
+    known: dict[str, Any] | None = verdicts.recall(key)
+    if known is not None:
+        return known
     verdict = _timed(before, after, ctx)
     if "times" in verdict:
-        _remember(key, verdict)
+        verdicts.remember(key, verdict)
     return verdict
 
 
@@ -144,28 +127,3 @@ def _feed(model: Exported, session: Session, ctx: Context) -> dict[str, Any]:
             session.run(sample.feed)
             return sample.feed
     raise SamplesError("no inputs were found that it runs on")
-
-
-def _file() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "onnxopt" / "verdicts.json"
-
-
-def _remembered() -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(_file().read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
-
-
-def _remember(key: str, verdict: dict[str, Any]) -> None:
-    """Add a verdict to the cache; one that cannot be written is only timed again."""
-    with contextlib.suppress(OSError):
-        path = _file()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(_remembered() | {key: verdict}, indent=1)
-        handle, name = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
