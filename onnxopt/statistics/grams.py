@@ -47,7 +47,7 @@ class Statistics:
     yy: np.ndarray
 
     def raw(self) -> Statistics:
-        """Return the same about zero: for layers that have no bias."""
+        """Return the same about zero, for layers that have no bias: `error` then takes b = 0."""
         return Statistics(
             self.count,
             np.zeros_like(self.x),
@@ -88,6 +88,7 @@ class Moments:
         self._products = np.zeros((groups, inputs, width))
         self._squares = np.zeros((groups, outputs))
         self._count = 0
+        self._finite = True
         self._waiting: list[np.ndarray] = []
         self._most = max(BLOCK // (groups * width), 16)
 
@@ -102,6 +103,9 @@ class Moments:
             return
         block = np.concatenate(self._waiting, axis=1)
         self._waiting = []
+        if not np.isfinite(block).all():
+            self._finite = False
+            return
         if self._shift is None:
             self._shift = block.mean(axis=1, dtype=np.float64).astype(np.float32)
         block -= self._shift[:, None, :]
@@ -117,8 +121,10 @@ class Moments:
             ValueError: There were none, or some were not finite.
         """
         self._flush()
-        if self._shift is None or not np.isfinite(self._products).all():
-            raise ValueError("no rows, or values that are not finite")
+        if not self._finite:
+            raise ValueError("values that are not finite")
+        if self._shift is None:
+            raise ValueError("no rows")
         n, k = self._count, self._inputs
         mean = self._total / n
         products = self._products / n - mean[:, :k, None] * mean[:, None, :]

@@ -57,6 +57,23 @@ class Linear(ABC):
         """What the layer reads."""
         return self.node.inputs[0]
 
+    @property
+    def taps(self) -> int:
+        """How many columns of the matrix each input channel has."""
+        return 1
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the matrix: groups, outputs of a group, inputs of a group."""
+
+    def pick(self, shape: Sequence[int], most: int, seed: Sequence[int]) -> np.ndarray:
+        """Return at most so many rows of an input of this shape, drawn evenly, ascending."""
+        found = self.positions(shape)
+        if found <= most:
+            return np.arange(found)
+        return np.sort(np.random.default_rng(seed).choice(found, most, replace=False))
+
     @abstractmethod
     def matrix(self) -> np.ndarray:
         """Return W as float64 of shape (groups, outputs of a group, inputs of a group)."""
@@ -91,7 +108,7 @@ class Linear(ABC):
 
     def offsets(self) -> np.ndarray:
         """Return b as float64, one an output of the whole layer; zeros where it has none."""
-        groups, outputs, _ = self.matrix().shape
+        groups, outputs, _ = self.shape
         if self.bias is None:
             return np.zeros(groups * outputs)
         spread = np.broadcast_to(self.bias.values, (1, groups * outputs))
@@ -146,6 +163,15 @@ class ConvLinear(Linear):
     def kernel(self) -> tuple[int, ...]:
         """Sizes of the kernel."""
         return tuple(self.weight.shape[2:])
+
+    @property
+    def taps(self) -> int:  # noqa: D102
+        return math.prod(self.kernel)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:  # noqa: D102
+        outputs, channels = self.weight.shape[:2]
+        return self.groups, outputs // self.groups, channels * self.taps
 
     def matrix(self) -> np.ndarray:  # noqa: D102
         w = self.weight.values
@@ -230,12 +256,17 @@ class TokenLinear(Linear):
     alpha: float = 1.0
     beta: float = 1.0
 
+    @property
+    def shape(self) -> tuple[int, int, int]:  # noqa: D102
+        first, second = self.weight.shape
+        return (1, first, second) if self.transposed else (1, second, first)
+
     def matrix(self) -> np.ndarray:  # noqa: D102
         w = self.weight.values if self.transposed else self.weight.values.T
         return np.asarray(self.alpha * w.astype(np.float64)[None])
 
     def folded(self, matrix: np.ndarray) -> np.ndarray:  # noqa: D102
-        w = matrix[0] / self.alpha
+        w: np.ndarray = matrix[0] / self.alpha
         return w if self.transposed else w.T
 
     def channel_axis(self, rank: int) -> int:  # noqa: D102
@@ -248,10 +279,10 @@ class TokenLinear(Linear):
         return math.prod(shape[:-1])
 
     def rows(self, x: np.ndarray, picks: np.ndarray) -> np.ndarray:  # noqa: D102
-        return np.ascontiguousarray(x.reshape(-1, x.shape[-1])[picks][None], np.float32)
+        return self.targets(x, picks)
 
     def targets(self, y: np.ndarray, picks: np.ndarray) -> np.ndarray:  # noqa: D102
-        return self.rows(y, picks)
+        return np.ascontiguousarray(y.reshape(-1, y.shape[-1])[picks][None], np.float32)
 
 
 def find(graph: gs.Graph, node: gs.Node) -> Linear | None:

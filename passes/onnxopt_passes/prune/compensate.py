@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxopt import match
-from onnxopt.model.layout import in_order, reads
+from onnxopt.model.layout import in_order
 from onnxopt.runtime import Settings
+from onnxopt.statistics.dependence import Dependence
 from onnxopt.statistics.grams import Moments
 from onnxopt.statistics.stages import Stages
 from onnxopt_passes.prune.least_squares import Fit, refit
@@ -132,7 +133,7 @@ class _Collector:
         self, twin: Twin, target: Target, count: int, seed: tuple[int, ...], threads: int
     ) -> None:
         self.twin, self._target, self._seed = twin, target, seed
-        groups, outputs, inputs = twin.student.matrix().shape
+        groups, outputs, inputs = twin.student.shape
         self._most = max(ROWS, -(-ENOUGH * inputs // max(count, 1)))
         self._parts = [Moments(groups, inputs, outputs, threads) for _ in range(2)]
 
@@ -143,11 +144,7 @@ class _Collector:
             y = np.take(y, self.twin.kept, axis=layer.channel_axis(y.ndim))
         if self._target.shortcut is not None:
             y = y - next(values)
-        positions = layer.positions(x.shape)
-        picks = np.arange(positions)
-        if positions > self._most:
-            rng = np.random.default_rng((*self._seed, sample))
-            picks = np.sort(rng.choice(positions, self._most, replace=False))
+        picks = layer.pick(x.shape, self._most, (*self._seed, sample))
         part = self._parts[sample % HELD == HELD - 1]
         part.add(layer.rows(x, picks), layer.targets(y, picks))
 
@@ -170,7 +167,7 @@ def _schedule(graph: gs.Graph, twins: Sequence[Twin]) -> list[list[tuple[Twin, T
     """Return which layers are fitted together: none of a stage depends on another of it."""
     match.stamp(graph)
     by_node = {id(twin.student.node): twin for twin in twins}
-    above = _Above(frozenset(by_node))
+    above = Dependence(twin.student.node for twin in twins)
     level: dict[int, int] = {}
     stages: list[list[tuple[Twin, Target]]] = []
     for node in in_order(graph):
@@ -187,7 +184,7 @@ def _schedule(graph: gs.Graph, twins: Sequence[Twin]) -> list[list[tuple[Twin, T
 
 
 def _target(
-    graph: gs.Graph, twin: Twin, above: _Above, level: Mapping[int, int]
+    graph: gs.Graph, twin: Twin, above: Dependence, level: Mapping[int, int]
 ) -> tuple[Target, frozenset[int]]:
     """Return what a layer is fitted to, and the fitted layers that its shortcut depends on."""
     plain = Target(twin.teacher.output), frozenset[int]()
@@ -204,31 +201,3 @@ def _target(
     if not before <= level.keys():
         return plain  # it waits for a layer that is fitted later, perhaps for this one
     return Target(theirs.outputs[0], shortcut), before
-
-
-class _Above:
-    """Which of some nodes a tensor depends on."""
-
-    def __init__(self, nodes: frozenset[int]) -> None:
-        self._nodes = nodes
-        self._known: dict[int, frozenset[int]] = {}
-
-    def of(self, tensor: gs.Tensor) -> frozenset[int]:
-        """Return the ids of those nodes that the tensor cannot be computed without."""
-        stack = [tensor]
-        while stack:
-            current = stack[-1]
-            makers = list(current.inputs)
-            missing = [
-                t for n in makers for t in reads(n) if id(t) not in self._known and t is not current
-            ]
-            if missing:
-                stack.extend(missing)
-                continue
-            found: frozenset[int] = frozenset()
-            for maker in makers:
-                found |= {id(maker)} & self._nodes
-                found = found.union(*(self._known[id(t)] for t in reads(maker)))
-            self._known[id(current)] = found
-            stack.pop()
-        return self._known[id(tensor)]
