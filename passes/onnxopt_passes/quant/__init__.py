@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxopt.base import Pass
-from onnxopt_passes.quant import options
+from onnxopt_passes.quant import options, weight_only
 
 if TYPE_CHECKING:
     from onnxopt.base import Context
@@ -67,4 +67,4 @@ class Quant(Pass):
 
     def run(self, model: Model, ctx: Context) -> int:
         """Quantize in place; return the number of nodes and weights that changed."""
-        raise NotImplementedError
+        return weight_only.quantize_weights(model, self, ctx)
