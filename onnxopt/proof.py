@@ -126,9 +126,13 @@ class Proof:
         """How many inputs outputs are compared on."""
         return 0 if self.unproven else len(self._feeds)
 
+    def feed(self, number: int) -> dict[str, Any] | None:
+        """Return the inputs of one sample that outputs are compared on; None if there are none."""
+        return self._feeds[number] if self.samples else None
+
     def first_feed(self) -> dict[str, Any] | None:
         """Return one set of inputs that the source runs on; None if there is none."""
-        return self._feeds[0] if self.samples else None
+        return self.feed(0)
 
     def _collect(self) -> None:
         """Run the source on the samples, and keep the feeds.
