@@ -348,7 +348,7 @@ def test_a_repro_shows_the_wrong_edit(tmp_path) -> None:
     assert here.name == "drop@n13"
     assert str(here) in result.report["notes"][0]
     before, after = (Model.load(here / f"{name}.onnx").to_proto() for name in ("before", "after"))
-    assert list(before.graph.node) == list(chain().graph.node)
+    assert [n.op_type for n in before.graph.node] == ["Identity"] * 24
     assert [n.op_type for n in after.graph.node].count("Add") == 1, "that edit alone was made"
     with np.load(here / "feed.npz") as feed:
         want, got = (run_once(m, dict(feed))["y"] for m in (before, after))
