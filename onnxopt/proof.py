@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxopt import coverage, metrics
+from onnxopt import coverage, metrics, trial
 from onnxopt.errors import SamplesError
 from onnxopt.parity import Tolerance
 from onnxopt.runtime import CannotRun, Session, Settings
-from onnxopt.samples import Samples, synthetic
 from onnxopt.spool import Spool
 from onnxopt.structure import complaint, interface_change
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from onnxopt.metrics import Metric, Verdict
     from onnxopt.model import Exported
     from onnxopt.parity import Outputs
+    from onnxopt.samples import Samples
 
 COMPARED = 16
 """Hold-out samples on which exact passes are compared output by output."""
@@ -141,10 +141,11 @@ class Proof:
             CannotRun: The source cannot be loaded.
             SamplesError: It cannot be run on a real sample.
         """
-        session = Session(self.source, self.terms.settings(False, lean=True))
+        settings = self.terms.settings(False, lean=True)
+        session = Session(self.source, settings)
         if self.holdout is None:
             try:
-                samples = synthetic(self.source.inputs, seed=self.terms.seed, n=DRAWS)
+                samples = trial.drawn(self.source, settings, seed=self.terms.seed, n=DRAWS)
             except SamplesError as e:
                 self.unproven = str(e)
                 return
