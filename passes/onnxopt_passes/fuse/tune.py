@@ -1,57 +1,91 @@
 """Rewrites that pay only on this runtime and CPU: kept where the model at hand gets faster.
 
 A rule is applied to the whole model; the model before and after are timed in turn at
-ORT_ENABLE_ALL, and the rule's edits stay only if both minimum and median fall by more than a
-hundredth. The verdict is remembered by onnxruntime's version, the CPU's features, and what the rule
-found (ops, types and shapes), so that a second run decides the same without timing.
+ORT_ENABLE_ALL, in several rounds. A round is won where both minimum and median fall by more than a
+hundredth. The rule stays if it wins the first three rounds; if it wins one or two of them, two
+thirds of all that are run until then must be won. What a busy machine does to single runs hits both
+models alike; what it does to a round does not repeat.
+
+Rewrites that would make the file larger than it was before the pass are not kept, however fast.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
-import platform
-import tempfile
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from onnxopt import rewrite, runtime, shapes
+import numpy as np
+
+from onnxopt import match, rewrite, runtime, shapes
 from onnxopt.errors import SamplesError
 from onnxopt.model import Model
 from onnxopt.rewrite import edit_id
 from onnxopt.runtime import CannotRun, Session, Settings
 from onnxopt.samples import synthetic
+from onnxopt_passes.fuse import verdicts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from onnxopt.base import Context
     from onnxopt.model import Exported
+    from onnxopt.model.interface import Port
     from onnxopt.rewrite import Rule
 
 GAIN = 0.99
-"""Ratio of times below which a rewrite is kept."""
+"""Ratio of times below which a round is won."""
 
-SECONDS = 0.8
-"""Time spent on one comparison."""
+FIRST = 3
+"""Rounds that decide where they agree."""
+
+MOST = 9
+"""Rounds after which there is a verdict."""
+
+SECONDS = 0.3
+"""Time spent on one round."""
 
 DRAWS = 16
 """Inputs drawn to find one that the model runs on, where there are no samples."""
 
+PATIENCE = 0.25
+"""Seconds that one run may take; larger inputs are passed over where there are smaller ones."""
 
-def keep_if_faster(model: Model, rule: Rule, ctx: Context, timed: bool) -> int:
+SIDES = (320, 224, 128, 64)
+"""Heights and widths of images that are drawn."""
+
+LENGTHS = (128, 64, 16, 8)
+"""Lengths of sequences that are drawn."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What all rules of a run share.
+
+    Attributes:
+        ctx: Asked before each edit; told why a rule was not kept.
+        timed: False keeps every rewrite.
+        room: Bytes that the model may take.
+    """
+
+    ctx: Context
+    timed: bool
+    room: int
+
+
+def keep_if_faster(model: Model, rule: Rule, trial: Trial) -> int:
     """Apply a rule to a model, and take it back unless the model gets faster.
 
     Args:
         model: Its graph is replaced where the rule is taken back.
         rule: The rule.
-        ctx: Asked before each edit; told why a rule was not kept.
-        timed: False keeps every rewrite.
+        trial: How to judge it.
 
     Returns:
         How many edits stayed.
     """
+    ctx = trial.ctx
     before = model.export()
     shapes.infer(model)
     sites = _sites(model, rule)
@@ -68,13 +102,14 @@ def keep_if_faster(model: Model, rule: Rule, ctx: Context, timed: bool) -> int:
         ctx.retract(edit)
 
     edits = rewrite.apply(model, (rule,), replace(ctx, allow=allow, retract=retract))
-    if not edits or not timed:
+    if not edits or not trial.timed:
         return edits
-    verdict = _verdict(before, model.export(), ctx, _key(rule, [sites[m] for m in made]))
+    verdict = _verdict(before, model.export(), rule, [sites.get(m, m) for m in made], trial)
     if verdict.get("faster"):
         return edits
     for edit in made:
         ctx.retract(edit)
+        match.report(edit, f"not faster here: {verdict['reason']}")
     fresh = Model.from_exported(before, model.path)
     model.graph, model.header = fresh.graph, fresh.header
     ctx.untouched[rule.name] = f"{edits} rewrites not kept: {verdict['reason']}"
@@ -87,48 +122,55 @@ def _sites(model: Model, rule: Rule) -> dict[str, str]:
     for path, graph in model.graphs():
         for node in graph.nodes:
             if node.op in rule.anchors:
-                out = node.outputs[0] if node.outputs else None
-                what = None if out is None else (str(shapes.dtype(out)), shapes.dims(out))
+                tensors = [*node.inputs, *node.outputs[:1]]
+                what = [(str(shapes.dtype(t)), shapes.dims(t)) for t in tensors]
                 found[edit_id(rule.name, path, node)] = f"{node.op} {what}"
     return found
 
 
-def _key(rule: Rule, sites: list[str]) -> str:
-    text = json.dumps([rule.name, sorted(sites), runtime.version(), platform.processor(), _flags()])
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def _flags() -> str:
-    """Return the features of this CPU, empty where the system does not tell."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                return line.partition(":")[2].strip()
-    return ""
-
-
-def _verdict(before: Exported, after: Exported, ctx: Context, key: str) -> dict[str, Any]:
-    known = _remembered()
-    if key in known:
-        found: dict[str, Any] = known[key]
+def _verdict(
+    before: Exported, after: Exported, rule: Rule, sites: Sequence[str], trial: Trial
+) -> dict[str, Any]:
+    if after.nbytes > max(trial.room, before.nbytes):
+        reason = f"the file would take {after.nbytes:,} bytes, more than the {trial.room:,} before"
+        return {"faster": False, "reason": reason}
+    key = verdicts.key(rule.name, sites, trial.ctx.threads)
+    found = verdicts.known(key)
+    if found is not None:
         return found
-    verdict = _timed(before, after, ctx)
+    verdict = _timed(before, after, trial.ctx)
     if "times" in verdict:
-        _remember(key, verdict)
+        verdicts.remember(key, verdict)
     return verdict
 
 
 def _timed(before: Exported, after: Exported, ctx: Context) -> dict[str, Any]:
-    settings = Settings(optimize=True, threads=ctx.threads)
+    """Time two models in rounds until it is clear whether the second is faster."""
+    settings = Settings(optimize=True, threads=ctx.threads, custom_ops=ctx.custom_ops)
     try:
         sessions = [Session(m, settings) for m in (before, after)]
         feed = _feed(before, sessions[0], ctx)
-        old, new = runtime.interleave(sessions, feed, SECONDS)
+        rounds = [runtime.interleave(sessions, feed, SECONDS) for _ in range(FIRST)]
+        while _undecided(len(rounds), sum(map(_won, rounds))):
+            rounds.append(runtime.interleave(sessions, feed, SECONDS))
     except (CannotRun, SamplesError) as e:
         return {"faster": False, "reason": f"the model cannot be timed: {e}"}
-    faster = new.median < GAIN * old.median and new.minimum < GAIN * old.minimum
-    reason = f"{1e3 * old.median:.3g} ms before, {1e3 * new.median:.3g} ms after"
-    return {"faster": faster, "reason": reason, "times": [old.median, new.median]}
+    won = sum(map(_won, rounds))
+    old, new = (float(np.median([r[i].median for r in rounds])) for i in (0, 1))
+    reason = f"{1e3 * old:.3g} ms before, {1e3 * new:.3g} ms after"
+    return {"faster": 3 * won >= 2 * len(rounds), "reason": reason, "times": [old, new]}
+
+
+def _won(times: Sequence[runtime.Timing]) -> bool:
+    old, new = times
+    return new.median < GAIN * old.median and new.minimum < GAIN * old.minimum
+
+
+def _undecided(rounds: int, won: int) -> bool:
+    """Whether so many rounds, so many of them won, leave it open which model is faster."""
+    if rounds == FIRST:
+        return 0 < won < FIRST
+    return rounds < MOST
 
 
 def _feed(model: Exported, session: Session, ctx: Context) -> dict[str, Any]:
@@ -138,34 +180,36 @@ def _feed(model: Exported, session: Session, ctx: Context) -> dict[str, Any]:
         SamplesError: There are none.
     """
     real = ctx.calibration is not None and not ctx.calibration.synthetic
-    samples = ctx.calibration if real else synthetic(model.inputs, seed=ctx.seed, n=DRAWS)
-    for sample in samples or ():
+    if real:
+        feeds = [sample.feed for sample in islice(ctx.calibration or (), DRAWS)]
+    else:
+        pool = typical(model.inputs)
+        drawn = synthetic(model.inputs, seed=ctx.seed, n=DRAWS, pool=pool)
+        feeds = sorted((sample.feed for sample in drawn), key=_typicality)
+    fallback: dict[str, Any] | None = None
+    for feed in feeds:
         with contextlib.suppress(CannotRun):
-            session.run(sample.feed)
-            return sample.feed
-    raise SamplesError("no inputs were found that it runs on")
+            session.run(feed)
+            if session.seconds(feed) <= PATIENCE:
+                return feed
+            fallback = feed
+    if fallback is None:
+        raise SamplesError("no inputs were found that it runs on")
+    return fallback
 
 
-def _file() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "onnxopt" / "verdicts.json"
+def typical(inputs: Sequence[Port]) -> Mapping[str, Sequence[int]]:
+    """Return sizes for the symbols of a model's inputs, those that it is likely used with first."""
+    pool: dict[str, Sequence[int]] = {}
+    for port in inputs:
+        for axis, dim in enumerate(port.shape or ()):
+            if isinstance(dim, str):
+                image = axis > 1 and len(port.shape or ()) > 3
+                pool.setdefault(dim, (1,) if axis == 0 else SIDES if image else LENGTHS)
+    return pool
 
 
-def _remembered() -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(_file().read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
-
-
-def _remember(key: str, verdict: dict[str, Any]) -> None:
-    """Add a verdict to the cache; one that cannot be written is only timed again."""
-    with contextlib.suppress(OSError):
-        path = _file()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(_remembered() | {key: verdict}, indent=1)
-        handle, name = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
+def _typicality(feed: Mapping[str, Any]) -> tuple[int, int]:
+    """Return a key that puts single samples first, and then large ones."""
+    arrays = [v for v in feed.values() if isinstance(v, np.ndarray) and v.ndim]
+    return max((a.shape[0] for a in arrays), default=1), -sum(a.nbytes for a in arrays)
