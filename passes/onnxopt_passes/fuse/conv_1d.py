@@ -120,14 +120,21 @@ def _raised(graph: gs.Graph, x: gs.Tensor, name: str) -> gs.Tensor:
     if before is not None:
         return before
     image = _image(name, x)
-    axes = ir.Constant(f"{name}.axes", np.array([HEIGHT], np.int64))
-    match.insert(graph, ir.Node("Unsqueeze", name, {}, [x, axes], [image]))
+    match.insert(graph, ir.Node("Unsqueeze", "", {}, [x, _axes(graph)], [image]))
     return image
 
 
 def _squeeze(graph: gs.Graph, image: gs.Tensor, out: gs.Tensor) -> None:
-    axes = ir.Constant(f"{image.name}.axes", np.array([HEIGHT], np.int64))
-    match.insert(graph, ir.Node("Squeeze", f"{image.name}.squeeze", {}, [image, axes], [out]))
+    match.insert(graph, ir.Node("Squeeze", "", {}, [image, _axes(graph)], [out]))
+
+
+def _axes(graph: gs.Graph) -> gs.Constant:
+    """Return the one constant that all Squeezes of a graph read."""
+    axes: gs.Constant | None = ir.carried(graph, "height", None)
+    if axes is None:
+        axes = ir.Constant("height", np.array([HEIGHT], np.int64))
+        graph.height = axes  # type: ignore[attr-defined]
+    return axes
 
 
 def _image(name: str, like: gs.Tensor) -> ir.Variable:

@@ -1,17 +1,19 @@
 """Rewrites that pay only on this runtime and CPU: kept where the model at hand gets faster.
 
-A rule is applied to the whole model; the model before and after are timed in turn at
-ORT_ENABLE_ALL, in several rounds. A round is won where both minimum and median fall by more than a
-hundredth. The rule stays if it wins the first three rounds; if it wins one or two of them, two
-thirds of all that are run until then must be won. What a busy machine does to single runs hits both
-models alike; what it does to a round does not repeat.
+A rule is applied to the whole model; the model before and after run in turn at ORT_ENABLE_ALL. A
+pair of runs is won if the new model takes less than 99 hundredths of the time. The rule stays once
+more pairs are won than chance explains, by two standard deviations of a fair coin; what is still
+open after a while is not kept. Other work on the machine hits both runs of a pair alike; with one
+thread the clock does not count it at all.
 
-Rewrites that would make the file larger than it was before the pass are not kept, however fast.
+Rewrites that would make the file larger than the run's source are not kept, however fast.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -35,16 +37,16 @@ if TYPE_CHECKING:
     from onnxopt.rewrite import Rule
 
 GAIN = 0.99
-"""Ratio of times below which a round is won."""
+"""Ratio of times below which a pair is won."""
 
-FIRST = 3
-"""Rounds that decide where they agree."""
+PAIRS = 12
+"""Pairs of runs before the first verdict."""
 
-MOST = 9
-"""Rounds after which there is a verdict."""
+LOOK = 0.25
+"""Seconds between two looks at the pairs."""
 
-SECONDS = 0.3
-"""Time spent on one round."""
+SECONDS = 5.0
+"""How long to look for a verdict, once there are enough pairs for one."""
 
 DRAWS = 16
 """Inputs drawn to find one that the model runs on, where there are no samples."""
@@ -55,7 +57,7 @@ PATIENCE = 0.25
 SIDES = (320, 224, 128, 64)
 """Heights and widths of images that are drawn."""
 
-LENGTHS = (128, 64, 16, 8)
+LENGTHS = (128, 512, 256, 64, 16)
 """Lengths of sequences that are drawn."""
 
 
@@ -132,7 +134,7 @@ def _verdict(
     before: Exported, after: Exported, rule: Rule, sites: Sequence[str], trial: Trial
 ) -> dict[str, Any]:
     if after.nbytes > max(trial.room, before.nbytes):
-        reason = f"the file would take {after.nbytes:,} bytes, more than the {trial.room:,} before"
+        reason = f"the file would take {after.nbytes:,} bytes, the source takes {trial.room:,}"
         return {"faster": False, "reason": reason}
     key = verdicts.key(rule.name, sites, trial.ctx.threads)
     found = verdicts.known(key)
@@ -147,30 +149,34 @@ def _verdict(
 def _timed(before: Exported, after: Exported, ctx: Context) -> dict[str, Any]:
     """Time two models in rounds until it is clear whether the second is faster."""
     settings = Settings(optimize=True, threads=ctx.threads, custom_ops=ctx.custom_ops)
+    clock = time.thread_time if ctx.threads == 1 else time.perf_counter
+    old: list[float] = []
+    new: list[float] = []
     try:
         sessions = [Session(m, settings) for m in (before, after)]
         feed = _feed(before, sessions[0], ctx)
-        rounds = [runtime.interleave(sessions, feed, SECONDS) for _ in range(FIRST)]
-        while _undecided(len(rounds), sum(map(_won, rounds))):
-            rounds.append(runtime.interleave(sessions, feed, SECONDS))
+        end = time.perf_counter() + SECONDS
+        faster = None
+        while faster is None and (len(old) < PAIRS or time.perf_counter() < end):
+            for times, more in zip(
+                (old, new), runtime.in_turn(sessions, feed, LOOK, clock=clock), strict=True
+            ):
+                times += more
+            faster = verdict(old, new)
     except (CannotRun, SamplesError) as e:
         return {"faster": False, "reason": f"the model cannot be timed: {e}"}
-    won = sum(map(_won, rounds))
-    old, new = (float(np.median([r[i].median for r in rounds])) for i in (0, 1))
-    reason = f"{1e3 * old:.3g} ms before, {1e3 * new:.3g} ms after"
-    return {"faster": 3 * won >= 2 * len(rounds), "reason": reason, "times": [old, new]}
+    medians = [float(np.median(times)) for times in (old, new)]
+    reason = f"{1e3 * medians[0]:.3g} ms before, {1e3 * medians[1]:.3g} ms after"
+    return {"faster": faster is True, "reason": reason, "times": medians}
 
 
-def _won(times: Sequence[runtime.Timing]) -> bool:
-    old, new = times
-    return new.median < GAIN * old.median and new.minimum < GAIN * old.minimum
-
-
-def _undecided(rounds: int, won: int) -> bool:
-    """Whether so many rounds, so many of them won, leave it open which model is faster."""
-    if rounds == FIRST:
-        return 0 < won < FIRST
-    return rounds < MOST
+def verdict(old: Sequence[float], new: Sequence[float]) -> bool | None:
+    """Return whether the second of two models is faster, by pairs of times; None while open."""
+    if len(old) < PAIRS:
+        return None
+    won = float(np.mean([b < GAIN * a for a, b in zip(old, new, strict=True)]))
+    chance = 1 / math.sqrt(len(old))
+    return won > 0.5 if abs(won - 0.5) > chance else None
 
 
 def _feed(model: Exported, session: Session, ctx: Context) -> dict[str, Any]:
@@ -183,9 +189,9 @@ def _feed(model: Exported, session: Session, ctx: Context) -> dict[str, Any]:
     if real:
         feeds = [sample.feed for sample in islice(ctx.calibration or (), DRAWS)]
     else:
-        pool = typical(model.inputs)
-        drawn = synthetic(model.inputs, seed=ctx.seed, n=DRAWS, pool=pool)
-        feeds = sorted((sample.feed for sample in drawn), key=_typicality)
+        pools: list[Mapping[str, Sequence[int]]] = [typical(model.inputs), {}]
+        drawn = [synthetic(model.inputs, seed=ctx.seed, n=DRAWS, pool=pool) for pool in pools]
+        feeds = [f for d in drawn for f in sorted((s.feed for s in d), key=_typicality)]
     fallback: dict[str, Any] | None = None
     for feed in feeds:
         with contextlib.suppress(CannotRun):
