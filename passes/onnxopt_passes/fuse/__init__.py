@@ -93,10 +93,10 @@ class Fuse(Pass):
         """Apply all rules until none fires."""
         if ctx.target != "ort-cpu":
             return _settle(model, ctx)
-        trial = tune.Trial(ctx, self.timed, ctx.source_bytes or model.export().nbytes)
-        total = sum(tune.keep_if_faster(model, rule, trial) for rule in EARLY)
+        terms = tune.Terms(ctx, self.timed, ctx.source_bytes or model.export().nbytes)
+        total = sum(tune.keep_if_faster(model, rule, terms) for rule in EARLY)
         total += _settle(model, ctx)
-        late = sum(tune.keep_if_faster(model, rule, trial) for rule in LATE)
+        late = sum(tune.keep_if_faster(model, rule, terms) for rule in LATE)
         return total + late + (_settle(model, ctx) if late else 0)
 
 

@@ -20,16 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxopt import match, rewrite, runtime, shapes
+from onnxopt import match, rewrite, runtime, shapes, trial
 from onnxopt.errors import SamplesError
 from onnxopt.model import Model
 from onnxopt.rewrite import edit_id
 from onnxopt.runtime import CannotRun, Session, Settings
-from onnxopt.samples import synthetic
 from onnxopt_passes.fuse import verdicts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from onnxopt.base import Context
     from onnxopt.model import Exported
@@ -48,7 +47,7 @@ LOOK = 0.25
 SECONDS = 5.0
 """How long to look for a verdict, once there are enough pairs for one."""
 
-DRAWS = 16
+DRAWS = 8
 """Inputs drawn to find one that the model runs on, where there are no samples."""
 
 PATIENCE = 0.25
@@ -62,8 +61,8 @@ LENGTHS = (128, 512, 256, 64, 16)
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What all rules of a run share.
+class Terms:
+    """What all rules of a run are judged by.
 
     Attributes:
         ctx: Asked before each edit; told why a rule was not kept.
@@ -76,18 +75,18 @@ class Trial:
     room: int
 
 
-def keep_if_faster(model: Model, rule: Rule, trial: Trial) -> int:
+def keep_if_faster(model: Model, rule: Rule, terms: Terms) -> int:
     """Apply a rule to a model, and take it back unless the model gets faster.
 
     Args:
         model: Its graph is replaced where the rule is taken back.
         rule: The rule.
-        trial: How to judge it.
+        terms: How to judge it.
 
     Returns:
         How many edits stayed.
     """
-    ctx = trial.ctx
+    ctx = terms.ctx
     before = model.export()
     shapes.infer(model)
     sites = _sites(model, rule)
@@ -104,9 +103,9 @@ def keep_if_faster(model: Model, rule: Rule, trial: Trial) -> int:
         ctx.retract(edit)
 
     edits = rewrite.apply(model, (rule,), replace(ctx, allow=allow, retract=retract))
-    if not edits or not trial.timed:
+    if not edits or not terms.timed:
         return edits
-    verdict = _verdict(before, model.export(), rule, [sites.get(m, m) for m in made], trial)
+    verdict = _verdict(before, model.export(), rule, [sites.get(m, m) for m in made], terms)
     if verdict.get("faster"):
         return edits
     for edit in made:
@@ -131,16 +130,16 @@ def _sites(model: Model, rule: Rule) -> dict[str, str]:
 
 
 def _verdict(
-    before: Exported, after: Exported, rule: Rule, sites: Sequence[str], trial: Trial
+    before: Exported, after: Exported, rule: Rule, sites: Sequence[str], terms: Terms
 ) -> dict[str, Any]:
-    if after.nbytes > max(trial.room, before.nbytes):
-        reason = f"the file would take {after.nbytes:,} bytes, the source takes {trial.room:,}"
+    if after.nbytes > max(terms.room, before.nbytes):
+        reason = f"the file would take {after.nbytes:,} bytes, the source takes {terms.room:,}"
         return {"faster": False, "reason": reason}
-    key = verdicts.key(rule.name, sites, trial.ctx.threads)
+    key = verdicts.key(rule.name, sites, terms.ctx.threads)
     found = verdicts.known(key)
     if found is not None:
         return found
-    verdict = _timed(before, after, trial.ctx)
+    verdict = _timed(before, after, terms.ctx)
     if "times" in verdict:
         verdicts.remember(key, verdict)
     return verdict
@@ -185,23 +184,31 @@ def _feed(model: Exported, session: Session, ctx: Context) -> dict[str, Any]:
     Raises:
         SamplesError: There are none.
     """
-    real = ctx.calibration is not None and not ctx.calibration.synthetic
-    if real:
-        feeds = [sample.feed for sample in islice(ctx.calibration or (), DRAWS)]
+    if ctx.calibration is not None and not ctx.calibration.synthetic:
+        feeds = (sample.feed for sample in islice(ctx.calibration, DRAWS))
+        found = _suitable(session, feeds)
     else:
-        pools: list[Mapping[str, Sequence[int]]] = [typical(model.inputs), {}]
-        drawn = [synthetic(model.inputs, seed=ctx.seed, n=DRAWS, pool=pool) for pool in pools]
-        feeds = [f for d in drawn for f in sorted((s.feed for s in d), key=_typicality)]
-    fallback: dict[str, Any] | None = None
+        found = None
+        for pool in (typical(model.inputs), {}):
+            drawn = trial.drawn(model, session.settings, seed=ctx.seed, n=DRAWS, pool=pool)
+            found = _suitable(session, sorted((s.feed for s in drawn), key=_typicality))
+            if found is not None:
+                break
+    if found is None:
+        raise SamplesError("no inputs were found that it runs on")
+    return found
+
+
+def _suitable(session: Session, feeds: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the first inputs that a model runs on within its time, else the last it runs on."""
+    found: dict[str, Any] | None = None
     for feed in feeds:
         with contextlib.suppress(CannotRun):
             session.run(feed)
+            found = feed
             if session.seconds(feed) <= PATIENCE:
-                return feed
-            fallback = feed
-    if fallback is None:
-        raise SamplesError("no inputs were found that it runs on")
-    return fallback
+                break
+    return found
 
 
 def typical(inputs: Sequence[Port]) -> Mapping[str, Sequence[int]]:
