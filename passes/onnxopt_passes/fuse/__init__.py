@@ -19,6 +19,9 @@ from onnxopt_passes.fuse import (
     affine_conv,
     clip_min_max,
     conv_1d,
+    double_qdq,
+    einsum_matmul,
+    expand_broadcast,
     hard_swish,
     linear_chain,
     matmul_affine,
@@ -27,9 +30,11 @@ from onnxopt_passes.fuse import (
     residual_sum,
     shift_conv,
     silu_gelu,
+    slices_split,
     soft,
     softmax_axis,
     split_conv,
+    transpose_gemm,
     tune,
 )
 from onnxopt_passes.fuse.conv_affine import fuse_conv_affine
@@ -42,6 +47,11 @@ if TYPE_CHECKING:
     from onnxopt.model import Model
 
 RULES: tuple[Rule, ...] = (
+    *double_qdq.RULES,
+    *slices_split.RULES,
+    *einsum_matmul.RULES,
+    *expand_broadcast.RULES,
+    *transpose_gemm.RULES,
     *clip_min_max.RULES,
     *hard_swish.RULES,
     *silu_gelu.RULES,

@@ -47,7 +47,7 @@ LOOK = 0.25
 SECONDS = 5.0
 """How long to look for a verdict, once there are enough pairs for one."""
 
-DRAWS = 8
+DRAWS = 16
 """Inputs drawn to find one that the model runs on, where there are no samples."""
 
 PATIENCE = 0.25
