@@ -160,7 +160,10 @@ def apply(
     total = 0
     for item in passes:
         gate = Gate()
-        edits = item.run(model, Context(target=target, allow=gate, retract=gate.retract))
+        context = Context(
+            target=target, allow=gate, retract=gate.retract, source_bytes=exported.nbytes
+        )
+        edits = item.run(model, context)
         assert bool(edits) == bool(gate.made), f"{edits} edits, but it asked for {list(gate.made)}"
         total += edits
         model = Model.from_exported(model.export())

@@ -36,6 +36,7 @@ from onnxopt_passes.fuse import (
     split_conv,
     transpose_gemm,
     tune,
+    unroll,
 )
 from onnxopt_passes.fuse.conv_affine import fuse_conv_affine
 from onnxopt_passes.fuse.conv_bn import fuse_conv_bn
@@ -92,19 +93,23 @@ class Fuse(Pass):
     Attributes:
         timed: For the target ort-cpu, whether its rules are timed on this model; if not, all
             that match are kept.
+        unroll: How many nodes a Loop of known length may become; 0 leaves Loops as they are.
     """
 
     name: ClassVar[str] = "fuse"
     requires: ClassVar[tuple[str, ...]] = ("clean",)
 
     timed: bool = True
+    unroll: int = 128
 
     def run(self, model: Model, ctx: Context) -> int:
         """Apply all rules until none fires."""
+        room = ctx.source_bytes or model.export().nbytes
+        total = unroll.unroll_loops(model, ctx, self.unroll, room)
         if ctx.target != "ort-cpu":
-            return _settle(model, ctx)
-        terms = tune.Terms(ctx, self.timed, ctx.source_bytes or model.export().nbytes)
-        total = sum(tune.keep_if_faster(model, rule, terms) for rule in EARLY)
+            return total + _settle(model, ctx)
+        terms = tune.Terms(ctx, self.timed, room)
+        total += sum(tune.keep_if_faster(model, rule, terms) for rule in EARLY)
         total += _settle(model, ctx)
         late = sum(tune.keep_if_faster(model, rule, terms) for rule in LATE)
         return total + late + (_settle(model, ctx) if late else 0)

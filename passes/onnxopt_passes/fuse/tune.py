@@ -14,24 +14,23 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxopt import match, rewrite, runtime, shapes, trial
+from onnxopt import runtime, shapes, trial
 from onnxopt.errors import SamplesError
-from onnxopt.model import Model
 from onnxopt.rewrite import edit_id
 from onnxopt.runtime import CannotRun, Session, Settings
-from onnxopt_passes.fuse import verdicts
+from onnxopt_passes.fuse import tentative, verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from onnxopt.base import Context
-    from onnxopt.model import Exported
+    from onnxopt.model import Exported, Model
     from onnxopt.model.interface import Port
     from onnxopt.rewrite import Rule
 
@@ -86,35 +85,18 @@ def keep_if_faster(model: Model, rule: Rule, terms: Terms) -> int:
     Returns:
         How many edits stayed.
     """
-    ctx = terms.ctx
-    before = model.export()
     shapes.infer(model)
     sites = _sites(model, rule)
-    made: list[str] = []
 
-    def allow(edit: str) -> bool:
-        allowed = ctx.allow(edit)
-        if allowed:
-            made.append(edit)
-        return allowed
+    def judge(before: Exported, after: Exported, made: list[str]) -> str:
+        if not terms.timed:
+            return ""
+        large = tentative.oversize(before, after, terms.room)
+        if large:
+            return large
+        return _judged(before, after, rule, [sites.get(m, m) for m in made], terms.ctx)
 
-    def retract(edit: str) -> None:
-        made.remove(edit)
-        ctx.retract(edit)
-
-    edits = rewrite.apply(model, (rule,), replace(ctx, allow=allow, retract=retract))
-    if not edits or not terms.timed:
-        return edits
-    verdict = _verdict(before, model.export(), rule, [sites.get(m, m) for m in made], terms)
-    if verdict.get("faster"):
-        return edits
-    for edit in made:
-        ctx.retract(edit)
-        match.report(edit, f"not faster here: {verdict['reason']}")
-    fresh = Model.from_exported(before, model.path)
-    model.graph, model.header = fresh.graph, fresh.header
-    ctx.untouched[rule.name] = f"{edits} rewrites not kept: {verdict['reason']}"
-    return 0
+    return tentative.keep(model, rule, terms.ctx, judge)
 
 
 def _sites(model: Model, rule: Rule) -> dict[str, str]:
@@ -129,20 +111,17 @@ def _sites(model: Model, rule: Rule) -> dict[str, str]:
     return found
 
 
-def _verdict(
-    before: Exported, after: Exported, rule: Rule, sites: Sequence[str], terms: Terms
-) -> dict[str, Any]:
-    if after.nbytes > max(terms.room, before.nbytes):
-        reason = f"the file would take {after.nbytes:,} bytes, the source takes {terms.room:,}"
-        return {"faster": False, "reason": reason}
-    key = verdicts.key(rule.name, sites, terms.ctx.threads)
+def _judged(
+    before: Exported, after: Exported, rule: Rule, sites: Sequence[str], ctx: Context
+) -> str:
+    """Return why a rule is to be taken back: what was measured, now or before."""
+    key = verdicts.key(rule.name, sites, ctx.threads)
     found = verdicts.known(key)
-    if found is not None:
-        return found
-    verdict = _timed(before, after, terms.ctx)
-    if "times" in verdict:
-        verdicts.remember(key, verdict)
-    return verdict
+    if found is None:
+        found = _timed(before, after, ctx)
+        if "times" in found:
+            verdicts.remember(key, found)
+    return "" if found["faster"] else f"not faster here: {found['reason']}"
 
 
 def _timed(before: Exported, after: Exported, ctx: Context) -> dict[str, Any]:
