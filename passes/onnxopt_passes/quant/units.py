@@ -179,7 +179,7 @@ def _max(node: gs.Node) -> bool:
 def _resize(node: gs.Node) -> bool:
     if match.attribute(node, "mode", "nearest") != "nearest":
         return False
-    return match.attribute(node, "coordinate_transformation_mode", "") != "tf_crop_and_resize"
+    return bool(match.attribute(node, "coordinate_transformation_mode", "") != "tf_crop_and_resize")
 
 
 def _pad(node: gs.Node) -> bool:
