@@ -83,6 +83,7 @@ def label(node: gs.Node) -> str:
 
 def find(graph: gs.Graph) -> list[Unit]:
     """Return the units of a graph whose shapes were inferred, in its order."""
+    match.stamp(graph)
     found: list[Unit] = []
     gone: set[int] = set()
     for node in graph.nodes:
