@@ -49,10 +49,10 @@ def _file() -> Path:
 
 def _all() -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(_file().read_text("utf-8"))
+        found = json.loads(_file().read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return found
+    return found if isinstance(found, dict) else {}
 
 
 def _flags() -> str:

@@ -58,10 +58,10 @@ def collect(
     first = next(iter(samples), None)
     if first is None:
         raise SamplesError(f"{samples.source}: there is no sample to take ranges from")
-    sizes = _sizes(model, names, first.feed, settings)
+    elements = sizes(model, names, first.feed, settings)
     clone = model.clone()
     tensors = named(clone)
-    outputs = [t for n in names for t in _reduced(clone.graph, tensors[n], sizes[n])]
+    outputs = [t for n in names for t in _reduced(clone.graph, tensors[n], elements[n])]
     tap = Tap(clone, outputs, settings)
     found = {name: Histogram() for name in names}
     for number, values in enumerate(tap.over(samples)):
@@ -91,8 +91,8 @@ def _kind(values: Sequence[np.ndarray]) -> str:
     return "Inf" if infinite else "NaN"
 
 
-def _sizes(
-    model: Model, names: Sequence[str], feed: dict[str, np.ndarray], settings: Settings
+def sizes(
+    model: Model, names: Sequence[str], feed: dict[str, np.ndarray], settings: Settings = WRITTEN
 ) -> dict[str, int]:
     """Return how many elements the tensors have on one sample."""
     clone = model.clone()

@@ -1,9 +1,9 @@
 """Quant: weights and activations in integers, where that is faster and accurate enough.
 
 `mode=auto` decides by the model: `static` where convolutions dominate and there are calibration
-samples, `dynamic` where matrix products of activations do, `hybrid` where a graph has both,
-`weights` where integer arithmetic does not pay or there are no samples. What integers do not serve
-is stored in int8 and computed in float.
+samples, `dynamic` where products by constant weights do, `hybrid` where a graph has both, `weights`
+where integer arithmetic does not pay or there are no samples. What integers do not serve is stored
+in int8 and computed in float.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from onnxopt import match
 from onnxopt.base import Pass
-from onnxopt_passes.quant import options, weight_only
+from onnxopt_passes.quant import half, modes, options
 
 if TYPE_CHECKING:
     from onnxopt.base import Context
@@ -23,6 +24,18 @@ Weights = Literal["int8", "uint8", "int4", "uint4", "int2", "uint2", "int16"]
 Activations = Literal["auto", "uint8", "int8", "int16"]
 Method = Literal["auto", "minmax", "average", "percentile", "mse", "entropy"]
 Cpu = Literal["auto", "x64-vnni", "x64", "arm64", "generic"]
+
+QUANTIZED = (
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "MatMulInteger",
+    "ConvInteger",
+    "MatMulNBits",
+)
+"""Ops that show that somebody has quantized a model before."""
 
 
 @dataclass(frozen=True)
@@ -67,4 +80,14 @@ class Quant(Pass):
 
     def run(self, model: Model, ctx: Context) -> int:
         """Quantize in place; return the number of nodes and weights that changed."""
-        return weight_only.quantize_weights(model, self, ctx)
+        found = {n.op for _, g in model.graphs() for n in g.nodes if n.op in QUANTIZED}
+        if found:
+            ctx.notes.append(
+                f"it is quantized already ({', '.join(sorted(found))}): left as it is; start from"
+                " the float model"
+            )
+            return 0
+        match.stamp(model.graph)
+        if self.mode in options.HALF:
+            return half.convert(model, self, ctx)
+        return modes.quantize(model, self, ctx)

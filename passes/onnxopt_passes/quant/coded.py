@@ -147,5 +147,3 @@ def _axes(shape: tuple[int, ...]) -> list[int | None]:
 def _even(block: int, grid: Grid) -> int:
     planes = max(8 // grid.bits, 1)
     return -(-block // planes) * planes
-
-

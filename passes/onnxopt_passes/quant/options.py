@@ -11,14 +11,15 @@ if TYPE_CHECKING:
 
 HALF = ("fp16", "bf16")
 
-INTEGER_ARITHMETIC = ("static", "dynamic", "hybrid")
+DATA = ("static", "dynamic", "hybrid")
+"""Modes that compute in integers, and are tried on samples."""
 
 
 def refusal(q: Quant) -> str:
     """Return why a combination of options cannot be had; empty if it can."""
     if q.mode in HALF:
         return _half(q)
-    if q.mode in INTEGER_ARITHMETIC:
+    if q.mode in DATA:
         return _integer_arithmetic(q)
     return _stored(q)
 

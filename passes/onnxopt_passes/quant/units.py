@@ -83,6 +83,7 @@ def label(node: gs.Node) -> str:
 
 def find(graph: gs.Graph) -> list[Unit]:
     """Return the units of a graph whose shapes were inferred, in its order."""
+    match.stamp(graph)
     found: list[Unit] = []
     gone: set[int] = set()
     for node in graph.nodes:
@@ -179,7 +180,7 @@ def _max(node: gs.Node) -> bool:
 def _resize(node: gs.Node) -> bool:
     if match.attribute(node, "mode", "nearest") != "nearest":
         return False
-    return match.attribute(node, "coordinate_transformation_mode", "") != "tf_crop_and_resize"
+    return bool(match.attribute(node, "coordinate_transformation_mode", "") != "tf_crop_and_resize")
 
 
 def _pad(node: gs.Node) -> bool:
