@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from onnxopt import __version__, latency, metrics, pipeline, report, spec
+from onnxopt import __version__, details, latency, metrics, pipeline, report, spec
 from onnxopt.errors import OutputError, SlowerError, SpecError
 from onnxopt.job import Job, quiet
 from onnxopt.model import Exported, Model, files
@@ -76,6 +76,7 @@ def optimize(
     allow_slower: bool = False,
     external_data: bool = False,
     timing: bool = True,
+    detail: bool = False,
     pass_timeout: float = 1800.0,
     repro: str | os.PathLike[str] | None = None,
     progress: Progress = quiet,
@@ -101,6 +102,8 @@ def optimize(
         allow_slower: Write even what measures slower than the source.
         external_data: Keep large weights in a file beside the model.
         timing: Whether to measure latency; without, a slower result is not noticed.
+        detail: Whether the report also tells where the time goes, and lists all nodes before and
+            after: what the page of `onnxopt report` shows beyond the figures.
         pass_timeout: Seconds after which a pass is taken to loop.
         repro: Folder to save models and inputs in that show each edit that had to be undone.
         progress: Told what is being done.
@@ -127,7 +130,17 @@ def optimize(
     samples = _samples(loaded, calibration, preprocess)
     terms = Terms(max_drop, metric, threads, libraries, seed)
     kept = None if repro is None else Path(repro)
-    job = Job(chosen, terms, target, require_proof, allow_synthetic, pass_timeout, progress, kept)
+    job = Job(
+        chosen,
+        terms,
+        target,
+        require_proof,
+        allow_synthetic,
+        pass_timeout,
+        progress,
+        kept,
+        staged=detail,
+    )
     run = pipeline.run(loaded, job, samples)
     times = _times(run, progress) if timing else None
     if times is not None and times.slower and not allow_slower:
@@ -137,8 +150,9 @@ def optimize(
         )
     if destination is not None:
         files.write(destination, run.result.proto, run.result.weights, external_data)
+    more = details.build(run, timing, progress) if detail else None
     seconds = time.perf_counter() - start
-    found = report.build(run, times, __version__, loaded.path, destination, seconds)
+    found = report.build(run, times, __version__, loaded.path, destination, seconds, more)
     return Result(run.result, run.steps, found)
 
 

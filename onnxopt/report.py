@@ -41,6 +41,7 @@ def build(
     source: Path | None,
     written: Path | None,
     seconds: float,
+    detail: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the report of a run; all values are plain JSON, NaN and infinity as None.
 
@@ -51,6 +52,7 @@ def build(
         source: Where the source came from.
         written: Where the result went; None if it was not written.
         seconds: Wall time of the whole run.
+        detail: What `details.build` gives; None where that was not asked for.
     """
     last = run.steps[-1].cost if run.steps else run.source_cost
     report = {
@@ -67,6 +69,7 @@ def build(
             for name, reason in s.untouched.items()
         ],
         "notes": [*run.notes, *(note for s in run.steps for note in s.notes)],
+        "detail": detail,
         "seconds": seconds,
     }
     plain: dict[str, Any] = _plain(report)
@@ -109,6 +112,7 @@ def _step(step: Step) -> dict[str, Any]:
         "params": step.cost.params,
         "ops": step.ops,
         "notes": list(step.notes),
+        "evidence": step.evidence,
     }
 
 
