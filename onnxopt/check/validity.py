@@ -58,7 +58,7 @@ def shape_conflict(subject: Subject) -> Iterator[tuple[str, str]]:
 
 
 def runtime_refuses(subject: Subject) -> Iterator[tuple[str, str]]:
-    """Onnxruntime cannot load the model.
+    """The model is valid, but onnxruntime cannot load it.
 
     The message is onnxruntime's own. A valid model may use operators or types for which it has no
     CPU kernel. Runs with --runtime (or `runtime = true`), as it takes longer.
