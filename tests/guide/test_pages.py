@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from guide import pages
 
 from onnxopt.check import settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("path", pages.PAGES, ids=lambda p: p.relative_to(pages.DOCS).as_posix())
