@@ -97,7 +97,8 @@ def _unreadable(path: Path, said: str) -> str:
     except OSError:
         pass
     said = _line(said)
-    return said.removeprefix(f"{path} ").removeprefix(f"{path}: ").replace(str(path), path.name)
+    said = said.removeprefix(f"{path} ").removeprefix(f"{path}: ").replace(str(path), path.name)
+    return f"{said}; fetch it again, or export it again"
 
 
 def _line(text: str) -> str:
