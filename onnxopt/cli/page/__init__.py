@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from onnxopt.cli.page import charts, figures, view
+from onnxopt.cli.page import charts, figures, lanes, view
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -59,6 +59,7 @@ def _environment(found: Facts) -> Environment:
     environment.filters.update(figures.FORMS)
     environment.globals["figure"] = figures.Figures(found)
     environment.globals["charts"] = charts
+    environment.globals["lanes"] = lanes
     return environment
 
 
