@@ -15,6 +15,24 @@ if TYPE_CHECKING:
     Find = Callable[[Subject], Iterator[tuple[str, str]]]
 
 
+GROUPED = 3
+"""Findings of one kind in a file that are listed one by one; more are counted."""
+
+
+def grouped(found: list[tuple[str, str]], summary: str) -> Iterator[tuple[str, str]]:
+    """Yield a few findings as they are, many as one.
+
+    Args:
+        found: Where and what, one each.
+        summary: What to say behind the number of many.
+    """
+    if len(found) <= GROUPED:
+        yield from found
+    else:
+        names = ", ".join(where for where, _ in found[:GROUPED])
+        yield found[0][0], f"{len(found)} {summary}: {names}, ..."
+
+
 class Level(Enum):
     """How bad a finding is, in the words of SARIF.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto
 
-from onnxopt.check.finding import Level, Rule
+from onnxopt.check.finding import Level, Rule, grouped
 from onnxopt.check.subject import is_op
 
 if TYPE_CHECKING:
@@ -62,13 +62,16 @@ def denormal_weight(subject: Subject) -> Iterator[tuple[str, str]]:
     They are as good as zero, and on many processors arithmetic with them takes a hundred times as
     long. `--fix` sets them to zero where that changes no output.
     """
+    found = []
     for scope, name, values in _floats(subject):
         if values.dtype == np.float16:
             continue  # processors compute float16 as float32, where these are normal
         tiny = np.finfo(values.dtype).tiny
         count = sum(int(((b != 0) & (np.abs(b) < tiny)).sum()) for b in _blocks(values))
         if count:
-            yield scope.path + name, f"{count:,} of {values.size:,} elements are denormal"
+            said = f"{count:,} of {values.size:,} elements are denormal"
+            found.append((scope.path + name, said))
+    yield from grouped(found, "weights hold denormal numbers")
 
 
 def half_overflow(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -77,12 +80,14 @@ def half_overflow(subject: Subject) -> Iterator[tuple[str, str]]:
     On conversion to float16 it becomes an infinity, and NaN soon after; masks of -1e9 and the like
     are the usual case. Use -65504 or -1e4 in its place.
     """
+    found = []
     for scope, name, values in _floats(subject):
         if values.dtype == np.float16 or not values.size:
             continue
         most = max(float(np.abs(b[np.isfinite(b)]).max(initial=0)) for b in _blocks(values))
         if most > HALF:
-            yield scope.path + name, f"holds {most:.3g}, and float16 ends at {HALF:.0f}"
+            found.append((scope.path + name, f"holds {most:.3g}, and float16 ends at {HALF:.0f}"))
+    yield from grouped(found, f"constants are too large for float16, which ends at {HALF:.0f}")
 
 
 def negative_variance(subject: Subject) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from onnxopt.check.finding import Level, Rule
+from onnxopt.check.finding import Level, Rule, grouped
 from onnxopt.check.subject import STANDARD, Scope, attribute, bodies, is_op
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ KEPT = (
 SMALL = 64
 """Bytes; repeated constants below are not worth a word."""
 
-GROUPED = 3
-"""Findings of one kind that are listed one by one; more are counted."""
-
 
 def unfused_batchnorm(subject: Subject) -> Iterator[tuple[str, str]]:
     """A BatchNormalization follows a Conv, ConvTranspose or Gemm that could absorb it.
@@ -50,7 +47,7 @@ def unfused_batchnorm(subject: Subject) -> Iterator[tuple[str, str]]:
             fixed = layer is not None and _fixed(subject, scope, layer, node)
             if layer is not None and fixed:
                 found.append((scope.label(node), f"could be folded into {scope.label(layer)}"))
-    yield from _grouped(found, "BatchNormalizations could be folded into the layers before them")
+    yield from grouped(found, "BatchNormalizations could be folded into the layers before them")
 
 
 def foldable(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -72,7 +69,7 @@ def foldable(subject: Subject) -> Iterator[tuple[str, str]]:
                 constant.update(node.output)
                 if not set(node.output) & set(scope.outputs):
                     found.append((scope.label(node), f"this {node.op_type} reads only constants"))
-    yield from _grouped(found, "nodes compute the same in every run")
+    yield from grouped(found, "nodes compute the same in every run")
 
 
 def dead_node(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -91,7 +88,7 @@ def dead_node(subject: Subject) -> Iterator[tuple[str, str]]:
             ):
                 dead.add(id(node))
                 found.append((scope.label(node), f"nobody reads what this {node.op_type} makes"))
-    yield from _grouped(found[::-1], "nodes make what nobody reads")
+    yield from grouped(found[::-1], "nodes make what nobody reads")
 
 
 def duplicate_weight(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -118,7 +115,7 @@ def duplicate_weight(subject: Subject) -> Iterator[tuple[str, str]]:
                 spared += subject.size(tensor)
                 found.append((name, f"holds the same as {seen[same]}"))
             seen.setdefault(same, name)
-    yield from _grouped(found, f"weights, {spared:,} bytes in all, are in the file already")
+    yield from grouped(found, f"weights, {spared:,} bytes in all, are in the file already")
 
 
 def unused_weight(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -134,7 +131,7 @@ def unused_weight(subject: Subject) -> Iterator[tuple[str, str]]:
                 found.append(
                     (scope.path + name, f"nobody reads its {subject.size(tensor):,} bytes")
                 )
-    yield from _grouped(found, "weights are read by nobody")
+    yield from grouped(found, "weights are read by nobody")
 
 
 def no_op(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -155,7 +152,7 @@ def no_op(subject: Subject) -> Iterator[tuple[str, str]]:
             )
             if not ends:
                 found.append((scope.label(node), f"this {node.op_type} hands on what it gets"))
-    yield from _grouped(found, "nodes hand on what they get")
+    yield from grouped(found, "nodes hand on what they get")
 
 
 def _hands_on(node: onnx.NodeProto, types: dict[str, int]) -> bool:
@@ -189,14 +186,6 @@ def _outside_functions(subject: Subject) -> Iterator[Scope]:
             outermost = outermost.outer
         if not outermost.path:
             yield scope
-
-
-def _grouped(found: list[tuple[str, str]], summary: str) -> Iterator[tuple[str, str]]:
-    if len(found) <= GROUPED:
-        yield from found
-    else:
-        names = ", ".join(where for where, _ in found[:GROUPED])
-        yield found[0][0], f"{len(found)} {summary}: {names}, ..."
 
 
 RULES = (
