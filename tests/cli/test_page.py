@@ -6,13 +6,16 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from onnxopt.cli import reports
 from onnxopt.cli.page import figures, render_report, view
+from onnxopt.report import _plain
 
 CHROMIUM = next(
     (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
@@ -164,7 +167,8 @@ def lossy(report: dict) -> dict:
     report["proof"].update(metric="accuracy", value=0.97, drop=0.003, drop_error=0.002)
     step = report["steps"][-1]
     step["undone"], step["reasons"] = ["rule@node"], ["outputs differ"]
-    step["evidence"] = {"precision": {"same": "int8"}, "certificate": {"groups": 2}}
+    plan = {"nodes": {"mixed": "integers"}, "noise": {"mixed": 0.0125}}
+    step["evidence"] = {"static": plan, "certificate": {"groups": 2}}
     return report
 
 
@@ -173,10 +177,22 @@ def test_widths_types_and_evidence(report):
     verify(page)
     for words in (
         "3 of 4", ">int8<", "accuracy lower by 0.0030", "groups", "outputs differ", "rule@node",
-        "Within the budget",
+        "Within the budget", "integers; noise 0.0125",
     ):  # fmt: skip
         assert words in page
     assert "</script><script>document" not in page
+
+
+def test_evidence_of_any_kind_becomes_json():
+    @dataclass
+    class Kept:
+        layers: set[str]
+        noise: np.ndarray
+
+    found = _plain({"a": Kept({"y", "x"}, np.array([0.5, np.nan])), 3: (np.int64(1), True)})
+    assert json.loads(json.dumps(found)) == {
+        "a": {"layers": ["x", "y"], "noise": [0.5, None]}, "3": [1, True],
+    }  # fmt: skip
 
 
 def test_nodes_are_marked_by_what_became_of_them(report):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxopt.cli import tables
 from onnxopt.cli.page.charts import Bar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Facts = dict[str, Any]
 
@@ -171,20 +174,25 @@ def widths(report: Facts) -> list[Bar]:
 def precision(report: Facts) -> list[Facts]:
     """Return the types of weights: `layer`, `before`, `after`, `why`; empty if none changed."""
     reasons = {u["name"]: u["reason"] for u in report["untouched"]}
-    given: Facts = {}
-    for step in report["steps"]:
-        held = step.get("evidence", {}).get("precision")
-        given.update(held if isinstance(held, dict) else {})
     rows = []
     for old, new in _pairs(report):
         name = old["name"]
-        why = given.get(name, reasons.get(name) or reasons.get(old["weight"]["name"], ""))
+        why = [*_findings(report, name), reasons.get(name) or reasons.get(old["weight"]["name"])]
         after = None if new is None else new["weight"]["dtype"]
-        rows.append(
-            {"layer": name, "before": old["weight"]["dtype"], "after": after, "why": said(why)}
-        )
-    changed = any(r["after"] not in (None, r["before"]) for r in rows)
-    return rows if changed or given else []
+        row = {"layer": name, "before": old["weight"]["dtype"], "after": after}
+        rows.append({**row, "why": "; ".join(dict.fromkeys(filter(None, why)))})
+    return rows if any(r["after"] not in (None, r["before"]) for r in rows) else []
+
+
+def _findings(report: Facts, layer: str) -> Iterator[str]:
+    """Yield what passes found out about a layer: entries of their evidence under its name."""
+    for step in report["steps"]:
+        for what, held in step.get("evidence", {}).items():
+            tables_of = {what: held, **(held if isinstance(held, dict) else {})}
+            for key, table in tables_of.items():
+                if isinstance(table, dict) and layer in table:
+                    found = table[layer]
+                    yield found if isinstance(found, str) else f"{key} {said(found)}"
 
 
 def evidence(report: Facts) -> list[Facts]:
