@@ -8,7 +8,7 @@ import onnx
 
 from onnxopt import structure
 from onnxopt.check.finding import Level, Rule
-from onnxopt.check.subject import STANDARD, Scope
+from onnxopt.check.subject import STANDARD, Scope, bodies
 from onnxopt.errors import ModelError
 
 if TYPE_CHECKING:
@@ -225,17 +225,14 @@ def _on_cycles(waiting: Mapping[int, set[int]]) -> list[int]:
 
 
 def _reads(node: onnx.NodeProto) -> set[str]:
-    """Return all names that a node reads, those in its bodies included."""
-    from onnxopt.check.subject import bodies
-
-    found: set[str] = set()
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        found.update(filter(None, current.input))
-        for _, body in bodies(current):
-            found.update(v.name for v in body.output)
-            stack.extend(body.node)
+    """Return all names that a node reads from the graph that it is in, by its bodies too."""
+    found = {name for name in node.input if name}
+    for _, body in bodies(node):
+        inner = {v.name for v in body.output}.union(*map(_reads, body.node))
+        own = {v.name for v in body.input} | {t.name for t in body.initializer}
+        own.update(t.values.name for t in body.sparse_initializer)
+        own.update(name for n in body.node for name in n.output)
+        found |= inner - own
     return found
 
 

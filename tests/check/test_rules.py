@@ -273,6 +273,15 @@ def test_bodies_count_as_readers(tmp_path: Path) -> None:
     assert codes(model, tmp_path) == set()
 
 
+def test_names_of_a_body_are_its_own(tmp_path: Path) -> None:
+    model = parser.parse_model(
+        HEAD + "g (bool c, float[8] x) => (float[8] y) { b = If (c) <"
+        " then_branch = t () => (float[8] a) { a = Neg(x) },"
+        " else_branch = e () => (float[8] v) { v = Abs(x) }> a = Exp(b) y = Add(a, b) }"
+    )
+    assert not {"OPT007", "OPT008"} & codes(model, tmp_path)
+
+
 def test_interface_keeps_an_identity(tmp_path: Path) -> None:
     assert codes(line("y = Identity(x)"), tmp_path) == set()
 
