@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto
 
 from onnxopt.check.finding import Level, Rule, grouped
 from onnxopt.check.subject import is_op
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 
     from onnxopt.check.subject import Scope, Subject
 
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
-
 LINEAR = (
     "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization",
     "LSTM", "GRU", "RNN",
@@ -26,8 +23,6 @@ LINEAR = (
 """Ops whose weights have no reason to hold an infinity; masks of attention do."""
 
 HALF = float(np.finfo(np.float16).max)
-BLOCK = 1 << 22
-"""Elements that are looked at together."""
 
 
 def nan_weight(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -36,10 +31,9 @@ def nan_weight(subject: Subject) -> Iterator[tuple[str, str]]:
     Whatever reads it gives NaN. Training diverged, or the file is damaged: export an earlier
     checkpoint.
     """
-    for scope, name, values in _floats(subject):
-        count = sum(int(np.isnan(block).sum()) for block in _blocks(values))
-        if count:
-            yield scope.path + name, f"{count:,} of {values.size:,} elements are NaN"
+    for found in subject.floats:
+        if found.nans:
+            yield found.label, f"{found.nans:,} of {found.size:,} elements are NaN"
 
 
 def infinite_weight(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -48,30 +42,25 @@ def infinite_weight(subject: Subject) -> Iterator[tuple[str, str]]:
     It overflowed in training or on conversion to float16. An infinity in a mask of attention is
     meant and not reported.
     """
-    for scope, name, values in _floats(subject):
-        if not any(is_op(node, *LINEAR) for node in scope.readers[name]):
-            continue
-        count = sum(int(np.isinf(block).sum()) for block in _blocks(values))
-        if count:
-            yield scope.path + name, f"{count:,} of {values.size:,} elements are infinite"
+    for found in subject.floats:
+        readers = found.scope.readers[found.name]
+        if found.infinite and any(is_op(node, *LINEAR) for node in readers):
+            yield found.label, f"{found.infinite:,} of {found.size:,} elements are infinite"
 
 
 def denormal_weight(subject: Subject) -> Iterator[tuple[str, str]]:
     """A weight holds denormal numbers.
 
     They are as good as zero, and on many processors arithmetic with them takes a hundred times as
-    long. `--fix` sets them to zero where that changes no output.
+    long. `--fix` sets them to zero where that changes no output. Of float16 nothing is said:
+    processors compute it as float32, where these numbers are normal.
     """
-    found = []
-    for scope, name, values in _floats(subject):
-        if values.dtype == np.float16:
-            continue  # processors compute float16 as float32, where these are normal
-        tiny = np.finfo(values.dtype).tiny
-        count = sum(int(((b != 0) & (np.abs(b) < tiny)).sum()) for b in _blocks(values))
-        if count:
-            said = f"{count:,} of {values.size:,} elements are denormal"
-            found.append((scope.path + name, said))
-    yield from grouped(found, "weights hold denormal numbers")
+    said = [
+        (f.label, f"{f.denormal:,} of {f.size:,} elements are denormal")
+        for f in subject.floats
+        if f.denormal and f.dtype != np.float16
+    ]
+    yield from grouped(said, "weights hold denormal numbers")
 
 
 def half_overflow(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -80,14 +69,12 @@ def half_overflow(subject: Subject) -> Iterator[tuple[str, str]]:
     On conversion to float16 it becomes an infinity, and NaN soon after; masks of -1e9 and the like
     are the usual case. Use -65504 or -1e4 in its place.
     """
-    found = []
-    for scope, name, values in _floats(subject):
-        if values.dtype == np.float16 or not values.size:
-            continue
-        most = max(float(np.abs(b[np.isfinite(b)]).max(initial=0)) for b in _blocks(values))
-        if most > HALF:
-            found.append((scope.path + name, f"holds {most:.3g}, and float16 ends at {HALF:.0f}"))
-    yield from grouped(found, f"constants are too large for float16, which ends at {HALF:.0f}")
+    said = [
+        (f.label, f"holds {f.most:.3g}, and float16 ends at {HALF:.0f}")
+        for f in subject.floats
+        if f.most > HALF
+    ]
+    yield from grouped(said, f"constants are too large for float16, which ends at {HALF:.0f}")
 
 
 def negative_variance(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -113,20 +100,6 @@ def bad_scale(subject: Subject) -> Iterator[tuple[str, str]]:
             count = int((~(np.isfinite(scale) & (scale > 0))).sum())
             if count:
                 yield scope.label(node), f"{count} of {scale.size} scales are not positive numbers"
-
-
-def _floats(subject: Subject) -> Iterator[tuple[Scope, str, np.ndarray]]:
-    for scope, name, tensor in subject.constants():
-        if tensor.data_type in FLOATS:
-            values = subject.values(tensor)
-            if values is not None:
-                yield scope, name, values
-
-
-def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
-    flat = values.reshape(-1)
-    for start in range(0, flat.size, BLOCK):
-        yield flat[start : start + BLOCK]
 
 
 def _inputs(

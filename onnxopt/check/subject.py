@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
+from onnxopt.check.floats import Floats, scan
 from onnxopt.errors import ModelError
 from onnxopt.model import files
 from onnxopt.model.exporter import LOCATION, OVERRIDABLE_IR
@@ -215,6 +216,11 @@ class Subject:
                     for a in node.attribute:
                         if a.name == "value" and a.type == AttributeProto.TENSOR:
                             yield scope, node.output[0], a.t
+
+    @cached_property
+    def floats(self) -> tuple[Floats, ...]:
+        """What is in each float constant."""
+        return tuple(scan(self))
 
     def size(self, tensor: TensorProto) -> int:
         """Return the bytes of a tensor; those of its message where its type is unknown."""

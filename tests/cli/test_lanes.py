@@ -9,7 +9,13 @@ from onnxopt.cli.page import lanes
 
 
 def node(reads: str, makes: str, graph: str = "") -> dict:
-    return {"graph": graph, "name": makes, "inputs": reads.split(), "outputs": makes.split()}
+    return {
+        "graph": graph,
+        "op": "Add",
+        "name": makes,
+        "inputs": reads.split(),
+        "outputs": makes.split(),
+    }
 
 
 def test_a_chain_is_one_line() -> None:
@@ -39,7 +45,7 @@ def test_lanes_of_any_graph(seed: int) -> None:
     for i in range(60):
         reads = [f"t{j}" for j in rng.integers(0, i + 1, rng.integers(0, 4))]
         makes = [f"t{i + 1}", *([f"u{i}"] if rng.random() < 0.2 else [])]
-        nodes.append({"graph": "", "name": str(i), "inputs": reads, "outputs": makes})
+        nodes.append({"graph": "", "op": "Add", "name": str(i), "inputs": reads, "outputs": makes})
     above: list[int] = []
     for row in lanes.rows(nodes):
         assert set(row.enter) <= set(above), "each line that enters was there above"
@@ -50,3 +56,9 @@ def test_lanes_of_any_graph(seed: int) -> None:
         above = below
     assert above == []
     assert lanes.width(lanes.rows(nodes)) <= (lanes.MOST + 1) * lanes.STEP
+
+
+def test_constants_are_weights_and_left_out() -> None:
+    constant = {**node("", "w"), "op": "Constant"}
+    found = lanes.rows([constant, node("x", "a"), node("a w", "y")])
+    assert [(r.lane, r.enter, r.leave) for r in found] == [(0, [], []), (0, [], [0]), (0, [0], [])]

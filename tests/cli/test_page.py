@@ -117,7 +117,7 @@ def test_an_unproven_run_says_so_first(cli):
 
 def test_drawn_inputs_are_marked(cli):
     cli("run", "model.onnx", "--report", "r.html")
-    assert "6 inputs drawn at random; real samples prove more" in Path("r.html").read_text()
+    assert "On 6 inputs drawn at random, as written" in Path("r.html").read_text()
 
 
 def test_report_makes_the_same_page_later(cli, report, page):

@@ -69,7 +69,7 @@ def _scope(nodes: list[dict[str, Any]]) -> Iterable[Row]:
                 del lanes[name]
         lane = next((at for at in enter if at not in lanes.values()), _free(lanes))
         row = Row(lane, list(lanes.values()), enter)
-        for name in dict.fromkeys(node["outputs"]):
+        for name in dict.fromkeys(node["outputs"] if node["op"] != "Constant" else ()):
             if name and last.get(name, -1) > position:
                 taken = lane in lanes.values()
                 lanes[name] = _free(lanes) if taken else lane

@@ -91,20 +91,19 @@ def _check(ok: bool | None, what: str, why: str) -> Facts:
 
 def _compared(proof: Facts) -> Facts:
     given = proof["compared"] - proof["drawn"]
+    ok = None if proof["synthetic"] else True
+    where = f"{tables.plural(given, 'sample')} that no pass has seen, of {proof['source']}"
     if proof["synthetic"]:
-        ok, where = (
-            None,
-            f"{tables.plural(given, 'input')} drawn at random; real samples prove more",
-        )
-    else:
-        ok = True
-        where = f"{tables.plural(given, 'sample')} that no pass has seen, of {proof['source']}"
+        where = f"{tables.plural(given, 'input')} drawn at random"
+    if proof["drawn"]:
+        where += f" and {proof['drawn']} drawn to reach branches"
     drift = "no pass changed anything"
     if proof["drift"] is not None:
         floor = tables.drift(proof["noise_floor"])
         drift = f"largest difference {tables.drift(proof['drift'])}, noise floor {floor}"
     how = "as written and as onnxruntime optimizes it"
-    return _check(ok, "Outputs compared", f"On {where}, {how}: {drift}.")
+    more = " Real samples prove more." if ok is None else ""
+    return _check(ok, "Outputs compared", f"On {where}, {how}: {drift}.{more}")
 
 
 def _timed(latency: Facts | None) -> Facts:
