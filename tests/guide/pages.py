@@ -37,7 +37,7 @@ PAGES = sorted(p for p in DOCS.rglob("*.md") if "adr" not in p.parts)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 TABLE = re.compile(r"(<!-- rules -->\n).*?(\Z|(?=<!-- end of rules -->))", re.S)
 SHOWN = ("pip install ",)
-FRAMEWORKS = ("torch", "skl2onnx", "sklearn")
+FRAMEWORKS = ("torch", "skl2onnx", "sklearn", "keras")
 
 
 @dataclass(frozen=True)
