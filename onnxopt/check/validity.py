@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from onnxopt.check.subject import Subject
 
+SILENT = "onnx objects to the model and does not say to what"
+"""Old versions of onnx raise errors without a message."""
+
 LISTED = 5
 """Nodes named in one message."""
 
@@ -40,7 +43,7 @@ def checker(subject: Subject) -> Iterator[tuple[str, str]]:
         return
     found = structure.complaint(subject.stripped, full=False)
     if found is not None:
-        yield "", found
+        yield "", found or SILENT
 
 
 def shape_conflict(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -54,7 +57,7 @@ def shape_conflict(subject: Subject) -> Iterator[tuple[str, str]]:
         return
     found = structure.complaint(subject.stripped)
     if found is not None:
-        yield "", found
+        yield "", found or SILENT
 
 
 def runtime_refuses(subject: Subject) -> Iterator[tuple[str, str]]:
