@@ -69,12 +69,14 @@ class Settings:
         threads: Threads within an operator.
         custom_ops: Libraries of custom operators.
         lean: Spend less memory instead of less time: no arena, no repacked weights.
+        trace: Path before the name of onnxruntime's profile; empty for none.
     """
 
     optimize: bool = False
     threads: int = 1
     custom_ops: tuple[str, ...] = ()
     lean: bool = False
+    trace: str = ""
 
 
 class Session:
@@ -107,6 +109,9 @@ class Session:
             options.enable_cpu_mem_arena = False
             options.enable_mem_pattern = False
             options.add_session_config_entry("session.disable_prepacking", "1")
+        if settings.trace:
+            options.enable_profiling = True
+            options.profile_file_prefix = settings.trace
         proto = exported.proto
         files.release()
         try:
@@ -130,6 +135,10 @@ class Session:
             return dict(zip(self.outputs, self._session.run(None, dict(feed)), strict=True))
         except _failures() as e:
             raise CannotRun(_one_line(e)) from e
+
+    def end_trace(self) -> str:
+        """Stop profiling; return the path of the profile, which is JSON."""
+        return str(self._session.end_profiling())
 
     def seconds(
         self, feed: Mapping[str, Any], clock: Callable[[], float] = time.perf_counter
