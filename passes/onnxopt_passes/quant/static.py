@@ -233,7 +233,9 @@ class _Placer:
         return self._dequantize(held.name, _Integers(held, steps))
 
     def _held(self, name: str, values: np.ndarray) -> gs.Constant:
-        return gs.Constant(name, np.asarray(values, order="C"))  # ascontiguousarray makes a scalar 1-d
+        return gs.Constant(
+            name, np.asarray(values, order="C")
+        )  # ascontiguousarray makes a scalar 1-d
 
     def _variable(self, name: str, params: Params) -> gs.Variable:
         return gs.Variable(name, params.grid.dtype)
