@@ -96,6 +96,7 @@ class Run:
         steps: One a pass.
         proof: What candidates were held against.
         notes: What the report should say of the run.
+        passes: What was run, one a step.
     """
 
     source: Exported
@@ -104,3 +105,4 @@ class Run:
     steps: tuple[Step, ...]
     proof: Proof
     notes: tuple[str, ...]
+    passes: tuple[Pass, ...] = ()

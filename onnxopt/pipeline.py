@@ -52,7 +52,7 @@ def run(model: Model, job: Job, samples: Samples | None) -> Run:
         if not item.exact and step.edits:
             proof.rebase(current)
     job.progress("done", 1.0)
-    return Run(source, current, before, tuple(steps), proof, tuple(_notes(note, proof)))
+    return Run(source, current, before, tuple(steps), proof, tuple(_notes(note, proof)), job.passes)
 
 
 def _notes(note: str, proof: Proof) -> list[str]:
