@@ -99,6 +99,7 @@ class Run:
         proof: What candidates were held against.
         notes: What the report should say of the run.
         stages: The model after each pass; empty unless the job asks for them.
+        passes: What was run, one a step.
     """
 
     source: Exported
@@ -108,3 +109,4 @@ class Run:
     proof: Proof
     notes: tuple[str, ...]
     stages: tuple[Exported, ...] = ()
+    passes: tuple[Pass, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,15 +61,24 @@ def apply(model: Model, rules: Sequence[Rule], ctx: Context) -> int:
     for rule in rules:
         for anchor in rule.anchors:
             by_op.setdefault(anchor, []).append(rule)
-    read = {id(c) for c in _declared(model) if c.outputs}
     total = 0
+    with editing(model):
+        for path, graph in list(model.graphs()):
+            total += _fixpoint(graph, path, by_op, ctx)
+    return total
+
+
+@contextmanager
+def editing(model: Model) -> Iterator[None]:
+    """Stamp the graphs; at the end drop initializers that lost their last reader in between.
+
+    For passes that edit graphs by themselves; `apply` does it for rules.
+    """
+    read = {id(c) for c in _declared(model) if c.outputs}
     for root in (model.graph, *model.graph.functions):
         match.stamp(root)
-    for path, graph in list(model.graphs()):
-        total += _fixpoint(graph, path, by_op, ctx)
-    if total:
-        _drop_orphans(model, read)
-    return total
+    yield
+    _drop_orphans(model, read)
 
 
 def _declared(model: Model) -> Iterator[gs.Constant]:

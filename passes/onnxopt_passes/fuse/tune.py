@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxopt import runtime, shapes, trial
+from onnxopt import runtime, shapes, trial, verdicts
 from onnxopt.errors import SamplesError
 from onnxopt.rewrite import edit_id
 from onnxopt.runtime import CannotRun, Session, Settings
-from onnxopt_passes.fuse import tentative, verdicts
+from onnxopt_passes.fuse import tentative
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -115,8 +115,8 @@ def _judged(
     before: Exported, after: Exported, rule: Rule, sites: Sequence[str], ctx: Context
 ) -> str:
     """Return why a rule is to be taken back: what was measured, now or before."""
-    key = verdicts.key(rule.name, sites, ctx.threads)
-    found = verdicts.known(key)
+    key = verdicts.key(rule.name, sorted(sites), ctx.threads)
+    found: dict[str, Any] | None = verdicts.recall(key)
     if found is None:
         found = _timed(before, after, ctx)
         if "times" in found:
