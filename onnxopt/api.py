@@ -77,6 +77,7 @@ def optimize(
     external_data: bool = False,
     timing: bool = True,
     pass_timeout: float = 1800.0,
+    repro: str | os.PathLike[str] | None = None,
     progress: Progress = quiet,
 ) -> Result:
     """Make a model smaller and faster, and prove that it still does the same job.
@@ -101,6 +102,7 @@ def optimize(
         external_data: Keep large weights in a file beside the model.
         timing: Whether to measure latency; without, a slower result is not noticed.
         pass_timeout: Seconds after which a pass is taken to loop.
+        repro: Folder to save models and inputs in that show each edit that had to be undone.
         progress: Told what is being done.
 
     Raises:
@@ -124,7 +126,8 @@ def optimize(
     loaded = _load(model)
     samples = _samples(loaded, calibration, preprocess)
     terms = Terms(max_drop, metric, threads, libraries, seed)
-    job = Job(chosen, terms, target, require_proof, allow_synthetic, pass_timeout, progress)
+    kept = None if repro is None else Path(repro)
+    job = Job(chosen, terms, target, require_proof, allow_synthetic, pass_timeout, progress, kept)
     run = pipeline.run(loaded, job, samples)
     times = _times(run, progress) if timing else None
     if times is not None and times.slower and not allow_slower:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxopt import bisect, cost, spec
+from onnxopt import bisect, cost, repro, spec
 from onnxopt.base import Context
 from onnxopt.deadline import TimeUpError, deadline
 from onnxopt.errors import (
@@ -23,6 +23,8 @@ from onnxopt.model import Model
 from onnxopt.proof import Failure, Outcome, Proof
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from onnxopt.base import Pass
     from onnxopt.cost import Cost
     from onnxopt.model import Exported
@@ -50,6 +52,7 @@ class Attempt:
         self.gate = bisect.Gate()
         self.context = Context()
         self.edits = 0
+        self.saved: list[str] = []
 
     def proven(self, model: Model) -> tuple[Exported, Step]:
         """Return the model after the pass, and what happened.
@@ -131,10 +134,31 @@ class Attempt:
             return None
 
         def fails(only: frozenset[str]) -> bool:
-            focus = failure.focus if only else None
-            return self._try(model, denied, only, focus)[1].failure is not None
+            return (
+                self._try(model, denied, only, failure.focus if only else None)[1].failure
+                is not None
+            )
 
-        return bisect.guilty(made, fails)
+        culprit = bisect.guilty(made, fails)
+        if culprit is not None and self.job.repro is not None:
+            self._save(self.job.repro, model, denied, made[: made.index(culprit) + 1])
+        return culprit
+
+    def _save(
+        self, folder: Path, model: Model, denied: frozenset[str], made: tuple[str, ...]
+    ) -> None:
+        """Save what shows the last of these edits to be wrong: alone, or after the ones before."""
+        for needed in (made[-1:], made):
+            after, outcome = self._try(model, denied, frozenset(needed))
+            if outcome.failure is not None:
+                break
+        else:
+            return
+        failure, name = outcome.failure, spec.render(self.item)
+        text = f"{name}: {failure.message}\n\nEdits made:\n" + "\n".join(needed)
+        feed = self.proof.feed(failure.focus[1] if failure.focus else 0)
+        where = repro.save(folder, needed[-1], self.before, after, feed, text)
+        self.saved.append(f"the wrong edit {needed[-1]!r} can be looked at in {where}")
 
     def _error(self, failure: Failure) -> OnnxoptError:
         name = self.item.name
@@ -169,7 +193,7 @@ class Attempt:
             outcome,
             counts,
             {op: n for op, n in deltas.items() if n},
-            tuple(self.context.notes),
+            (*self.context.notes, *self.saved),
             dict(self.context.untouched),
             dict(self.context.evidence),
         )

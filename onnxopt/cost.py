@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, shape_inference
 
+from onnxopt.inference import forget
 from onnxopt.runtime import CannotRun, Session, Settings
 
 if TYPE_CHECKING:
@@ -84,11 +85,10 @@ def _macs(exported: Exported, feed: Mapping[str, Any] | None) -> int | None:
         shape = np.shape((feed or {}).get(value.name, ()))
         dims = value.type.tensor_type.shape.dim
         for i, dim in enumerate(dims):
-            if dim.WhichOneof("value") != "dim_value":
+            if dim.dim_value <= 0:  # a symbol, nothing, or the -1 that some exporters write
                 dim.dim_value = shape[i] if len(shape) == len(dims) else 1
-    del proto.graph.value_info[:]
-    for value in proto.graph.output:
-        value.type.tensor_type.ClearField("shape")
+    if not forget(proto):
+        return None
     try:
         inferred = shape_inference.infer_shapes(proto, data_prop=True)
     except Exception:  # noqa: BLE001  # onnx raises what it likes; then the count is unknown

@@ -7,12 +7,15 @@ flags in bodies of Loop and Scan become scan outputs, summed.
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper
 
+from onnxopt import trial
 from onnxopt.match import STANDARD
 from onnxopt.model import Exported
 
@@ -128,10 +131,14 @@ def search(
     values = _values(reader.exported.proto.graph)
     trials = 0
     for base in bases:
-        for feed in _variants(base, inputs, values):
+        variants = partial(_variants, base, inputs, values)
+        bad = trial.fatal(reader.exported, probe.settings, variants)
+        for i, feed in enumerate(variants()):
             if trials == MOST_TRIALS:
                 return
             trials += 1
+            if i in bad:
+                continue
             try:
                 yield feed, reader.reached(probe.run(feed))
             except CannotRun:
@@ -157,6 +164,12 @@ def _values(graph: onnx.GraphProto) -> list[int]:
 
 
 def _variants(
+    base: Mapping[str, Any], inputs: Sequence[Port], values: list[int]
+) -> Iterator[dict[str, Any]]:
+    return islice(_all_variants(base, inputs, values), MOST_TRIALS)
+
+
+def _all_variants(
     base: Mapping[str, Any], inputs: Sequence[Port], values: list[int]
 ) -> Iterator[dict[str, Any]]:
     for resized in _resized(base, inputs):

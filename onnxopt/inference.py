@@ -40,7 +40,7 @@ def infer(model: Model) -> None:
     """
     exported, names = model.export_named()
     proto = exported.proto
-    _forget(proto)
+    forget(proto)
     try:
         found = shape_inference.infer_shapes(proto, data_prop=True).graph
     except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError):
@@ -50,8 +50,8 @@ def infer(model: Model) -> None:
         _annotate(function, onnx.GraphProto(), names)
 
 
-def _forget(proto: onnx.ModelProto) -> None:
-    """Drop what inference must not believe."""
+def forget(proto: onnx.ModelProto) -> bool:
+    """Drop what inference must not believe; False if bodies had to go, being too many."""
     graph = proto.graph
     if proto.ir_version >= OVERRIDABLE_IR:
         fed = {v.name for v in graph.input}
@@ -66,7 +66,8 @@ def _forget(proto: onnx.ModelProto) -> None:
     local = {(f.domain, f.name) for f in proto.functions}
     for function in proto.functions:
         function.ClearField("value_info")
-    if sum(len(list(_bodies(node))) for node in graph.node) > MOST_BODIES:
+    whole = sum(len(list(_bodies(node))) for node in graph.node) <= MOST_BODIES
+    if not whole:
         _strip(graph)
     stack = [(graph, True)]
     while stack:
@@ -74,6 +75,7 @@ def _forget(proto: onnx.ModelProto) -> None:
         _forget_declared(current, outermost, local)
         _sort_axes(current)
         stack.extend((body, False) for node in current.node for body in _bodies(node))
+    return whole
 
 
 def _strip(graph: onnx.GraphProto) -> None:

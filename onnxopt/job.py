@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from onnxopt.proof import Outcome, Proof, Terms
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from onnxopt.base import Pass
     from onnxopt.cost import Cost
     from onnxopt.model import Exported
@@ -33,6 +35,7 @@ class Job:
         allow_synthetic: Let lossy passes do with drawn inputs.
         pass_timeout: Seconds after which a pass is taken to loop.
         progress: Told what is going on.
+        repro: Folder for models and inputs that show each wrong edit; None to keep none.
     """
 
     passes: tuple[Pass, ...]
@@ -42,6 +45,7 @@ class Job:
     allow_synthetic: bool = False
     pass_timeout: float = 1800.0
     progress: Progress = quiet
+    repro: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxopt import coverage, metrics
+from onnxopt import coverage, metrics, trial
 from onnxopt.errors import SamplesError
 from onnxopt.parity import Tolerance
 from onnxopt.runtime import CannotRun, Session, Settings
-from onnxopt.samples import Samples, synthetic
 from onnxopt.spool import Spool
 from onnxopt.structure import complaint, interface_change
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from onnxopt.metrics import Metric, Verdict
     from onnxopt.model import Exported
     from onnxopt.parity import Outputs
+    from onnxopt.samples import Samples
 
 COMPARED = 16
 """Hold-out samples on which exact passes are compared output by output."""
@@ -126,9 +126,13 @@ class Proof:
         """How many inputs outputs are compared on."""
         return 0 if self.unproven else len(self._feeds)
 
+    def feed(self, number: int) -> dict[str, Any] | None:
+        """Return the inputs of one sample that outputs are compared on; None if there are none."""
+        return self._feeds[number] if self.samples else None
+
     def first_feed(self) -> dict[str, Any] | None:
         """Return one set of inputs that the source runs on; None if there is none."""
-        return self._feeds[0] if self.samples else None
+        return self.feed(0)
 
     def _collect(self) -> None:
         """Run the source on the samples, and keep the feeds.
@@ -137,10 +141,11 @@ class Proof:
             CannotRun: The source cannot be loaded.
             SamplesError: It cannot be run on a real sample.
         """
-        session = Session(self.source, self.terms.settings(False, lean=True))
+        settings = self.terms.settings(False, lean=True)
+        session = Session(self.source, settings)
         if self.holdout is None:
             try:
-                samples = synthetic(self.source.inputs, seed=self.terms.seed, n=DRAWS)
+                samples = trial.drawn(self.source, settings, seed=self.terms.seed, n=DRAWS)
             except SamplesError as e:
                 self.unproven = str(e)
                 return

@@ -80,6 +80,10 @@ class Settings:
 class Session:
     """A model loaded into onnxruntime.
 
+    Attributes:
+        settings: How it was loaded.
+        outputs: Names of its outputs, in order.
+
     Args:
         exported: The model. Its large weights are handed over, not copied into a message.
         settings: How to load it.
@@ -90,6 +94,7 @@ class Session:
 
     def __init__(self, exported: Exported, settings: Settings = Settings()) -> None:  # frozen
         ort = _ort()
+        self.settings = settings
         options = ort.SessionOptions()
         options.log_severity_level = QUIET
         options.intra_op_num_threads = settings.threads

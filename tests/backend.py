@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from corpus import node_cases
+from corpus import data_sets, node_cases
 from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
@@ -20,10 +20,6 @@ from onnxopt.model import Model
 from onnxopt.testing import apply
 
 STORED = ("simple", "pytorch-converted", "pytorch-operator")
-READERS = {
-    "sequence_type": (onnx.SequenceProto, numpy_helper.to_list),
-    "optional_type": (onnx.OptionalProto, numpy_helper.to_optional),
-}
 
 
 @dataclass(frozen=True)
@@ -56,9 +52,7 @@ def cases() -> list[BackendCase]:
     for kind in STORED:
         for test in load_model_tests(kind=kind):
             model = onnx.load(Path(test.model_dir) / "model.onnx")
-            for folder in sorted(Path(test.model_dir).glob("test_data_set_*")):
-                inputs = _read(folder, "input", model.graph.input)
-                outputs = _read(folder, "output", model.graph.output)
+            for inputs, outputs in data_sets(test.model_dir, model):
                 found.append(BackendCase(test.name, model, inputs, outputs, test.rtol, test.atol))
     return found
 
@@ -71,15 +65,6 @@ def _array(value: Any) -> Any:
     if isinstance(value, onnx.OptionalProto):
         return numpy_helper.to_optional(value)
     return value
-
-
-def _read(folder: Path, stem: str, values: Any) -> list[Any]:
-    arrays = []
-    for i in range(len(list(folder.glob(f"{stem}_*.pb")))):
-        kind = values[i].type.WhichOneof("value")
-        message, read = READERS.get(kind, (onnx.TensorProto, numpy_helper.to_array))
-        arrays.append(read(message.FromString((folder / f"{stem}_{i}.pb").read_bytes())))
-    return arrays
 
 
 def session(model: onnx.ModelProto, optimize: bool) -> onnxruntime.InferenceSession:

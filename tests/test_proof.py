@@ -15,6 +15,7 @@ import onnxopt
 from onnxopt import Context, Model, Pass, Rule, match, rewrite
 from onnxopt.errors import ParityError, PassError, UnprovenError
 from onnxopt.model import ir
+from onnxopt.runtime import run_once
 
 CHAIN = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -338,3 +339,18 @@ def test_an_output_that_is_random_is_not_compared_and_named() -> None:
     result = onnxopt.optimize(onnx.parser.parse_model(RANDOM), (Drop(),), timing=False)
     assert result.report["proof"]["not_compared"] == ["noise"]
     assert result.steps[0].undone == ()
+
+
+def test_a_repro_shows_the_wrong_edit(tmp_path) -> None:
+    folder = tmp_path / "repros"
+    result = onnxopt.optimize(chain(), (OneWrong(),), timing=False, repro=folder)
+    (here,) = folder.iterdir()
+    assert here.name == "drop@n13"
+    assert str(here) in result.report["notes"][0]
+    before, after = (Model.load(here / f"{name}.onnx").to_proto() for name in ("before", "after"))
+    assert [n.op_type for n in before.graph.node] == ["Identity"] * 24
+    assert [n.op_type for n in after.graph.node].count("Add") == 1, "that edit alone was made"
+    with np.load(here / "feed.npz") as feed:
+        want, got = (run_once(m, dict(feed))["y"] for m in (before, after))
+    assert not np.allclose(want, got)
+    assert "is off by" in (here / "README.txt").read_text("utf-8")

@@ -127,11 +127,13 @@ def samples(exported: Exported, calib: str | None, preprocess: str | None, seed:
     Raises:
         SamplesError: They cannot be read, do not fit the model, or cannot be drawn.
     """
+    from onnxopt import trial
     from onnxopt.proof import COMPARED, DRAWN
-    from onnxopt.samples import Preprocess, open_samples, synthetic
+    from onnxopt.runtime import Settings
+    from onnxopt.samples import Preprocess, open_samples
 
     if calib is None:
-        return synthetic(exported.inputs, seed=seed, n=DRAWN)
+        return trial.drawn(exported, Settings(), seed=seed, n=DRAWN)
     how = None if preprocess is None else Preprocess.parse(preprocess)
     return open_samples(calib, exported.inputs, preprocess=how).take(COMPARED)
 

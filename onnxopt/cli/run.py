@@ -51,6 +51,10 @@ if TYPE_CHECKING:
 @click.option("--allow-synthetic", is_flag=True, help="Let lossy passes do without real samples.")
 @click.option("--allow-slower", is_flag=True, help="Write even what measures slower.")
 @options.custom_ops
+@click.option(
+    "--repro", type=options.FILE, metavar="DIR",
+    help="Save models and inputs that show each edit that had to be undone.",
+)  # fmt: skip
 @click.option("--external-data", is_flag=True, help="Keep large weights in a file beside it.")
 def command(
     model: Path,

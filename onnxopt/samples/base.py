@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -135,6 +135,12 @@ class Samples:
             raise SamplesError(f"{self._source}: cannot take {n} samples: give 0 or more")
         length = None if self._length is None else min(n, self._length)
         return self._part(lambda: islice(self._loaders(), n), length)
+
+    def without(self, indices: Container[int]) -> Samples:
+        """Return these samples but for those at some indices."""
+        return self._part(
+            lambda: (load for i, load in enumerate(self._loaders()) if i not in indices), None
+        )
 
     def split(self, holdout: float = 0.2, seed: int = 0) -> tuple[Samples, Samples]:
         """Return (calibration, hold-out): disjoint, complete, the same at every call and pass.

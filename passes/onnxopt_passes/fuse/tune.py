@@ -15,15 +15,15 @@ import os
 import platform
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxopt import rewrite, runtime, shapes
+from onnxopt import rewrite, runtime, shapes, trial
 from onnxopt.errors import SamplesError
 from onnxopt.model import Model
 from onnxopt.rewrite import edit_id
 from onnxopt.runtime import CannotRun, Session, Settings
-from onnxopt.samples import synthetic
 
 if TYPE_CHECKING:
     from onnxopt.base import Context
@@ -138,7 +138,8 @@ def _feed(model: Exported, session: Session, ctx: Context) -> dict[str, Any]:
         SamplesError: There are none.
     """
     real = ctx.calibration is not None and not ctx.calibration.synthetic
-    samples = ctx.calibration if real else synthetic(model.inputs, seed=ctx.seed, n=DRAWS)
+    drawn = partial(trial.drawn, model, session.settings, seed=ctx.seed, n=DRAWS)
+    samples = ctx.calibration if real else drawn()
     for sample in samples or ():
         with contextlib.suppress(CannotRun):
             session.run(sample.feed)
