@@ -57,6 +57,12 @@ class Statistics:
             self.yy + self.y**2,
         )
 
+    def of_group(self, group: int) -> Statistics:
+        """Return the moments of one group, as a set of one."""
+        one = slice(group, group + 1)
+        parts = (self.x, self.y, self.xx, self.yx, self.yy)
+        return Statistics(self.count, *(part[one] for part in parts))
+
     def error(self, matrix: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Return the mean of (y - W x - b)^2 for each output, (groups, outputs).
 

@@ -63,6 +63,11 @@ class Linear(ABC):
         return 1
 
     @property
+    def input_axis(self) -> int:
+        """Axis of the weight along which the layer's inputs are."""
+        return 1
+
+    @property
     @abstractmethod
     def shape(self) -> tuple[int, int, int]:
         """Shape of the matrix: groups, outputs of a group, inputs of a group."""
@@ -255,6 +260,10 @@ class TokenLinear(Linear):
     transposed: bool = False
     alpha: float = 1.0
     beta: float = 1.0
+
+    @property
+    def input_axis(self) -> int:  # noqa: D102
+        return 1 if self.transposed else 0
 
     @property
     def shape(self) -> tuple[int, int, int]:  # noqa: D102
