@@ -68,6 +68,11 @@ class Linear(ABC):
         return 1
 
     @property
+    def output_axis(self) -> int:
+        """Axis of the weight along which the layer's outputs are."""
+        return 1 - self.input_axis
+
+    @property
     @abstractmethod
     def shape(self) -> tuple[int, int, int]:
         """Shape of the matrix: groups, outputs of a group, inputs of a group."""

@@ -1,5 +1,7 @@
 """Groups ranked and cut by what their consumers read."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from residual import residual, samples_of
@@ -57,7 +59,7 @@ def test_the_curve_foretells_the_error(monkeypatch, largest):
     gone = found.order[:5]
     cut = model.clone()
     layer = linear.find_all(cut.graph)[2]
-    read = Read(layer, reads["c2"].moments, reads["c2"].shared, reads["c2"].power)
+    read = replace(reads["c2"], layer=layer)
     absorb_cut(read, np.isin(np.arange(12), gone))
     assert not layer.weight.values[:, gone].any()
     error, plain = distance(cut, model), distance(zeroed(model, gone), model)

@@ -48,12 +48,14 @@ class Read:
         moments: Of its rows; of its channels where `shared`.
         shared: Whether the taps of its kernel share one matrix of the channels.
         power: Variance of the tensor that its output enters, summed over the channels.
+        positions: Rows that it has in one sample, on average: what each weight is multiplied with.
     """
 
     layer: Linear
     moments: Statistics
     shared: bool
     power: float
+    positions: float
 
     def matrix(self) -> np.ndarray:
         """Return W, (groups, outputs, columns of the moments); taps as outputs where `shared`."""
@@ -158,9 +160,12 @@ class _Sums:
         self._moments = Moments(groups, width, threads=threads)
         self._most = rows_a_sample(layer, count)
         self._power: np.ndarray | float = 0.0
+        self._positions = self._samples = 0
 
     def add(self, x: np.ndarray, y: np.ndarray, seed: Sequence[int]) -> None:
         """Add rows of one sample: what the layer reads, and the tensor that its error enters."""
+        self._positions += self.layer.positions(x.shape)
+        self._samples += 1
         rows = self.layer.rows(x, self.layer.pick(x.shape, self._most, seed))
         if self._shared:
             groups, count, _ = rows.shape
@@ -185,4 +190,7 @@ class _Sums:
             return None
         count, total, squares = np.asarray(self._power)
         power = float(np.sum(squares / count - (total / count) ** 2))
-        return Read(self.layer, moments, self._shared, power) if np.isfinite(power) else None
+        if not np.isfinite(power):
+            return None
+        each = self._positions / self._samples
+        return Read(self.layer, moments, self._shared, power, each)
