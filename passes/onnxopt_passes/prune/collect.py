@@ -166,7 +166,8 @@ class _Sums:
         """Add rows of one sample: what the layer reads, and the tensor that its error enters."""
         self._positions += self.layer.positions(x.shape)
         self._samples += 1
-        rows = self.layer.rows(x, self.layer.pick(x.shape, self._most, seed))
+        picks = self.layer.pick(x.shape, self._most, seed)
+        rows = self.layer.rows(x, picks)
         if self._shared:
             groups, count, _ = rows.shape
             split = rows.reshape(groups, count, -1, self.layer.taps)
@@ -174,13 +175,9 @@ class _Sums:
                 groups, count * self.layer.taps, -1
             )
         self._moments.add(rows)
-        channels = np.moveaxis(y, self.layer.channel_axis(y.ndim), 0).reshape(
-            -1, y.size // y.shape[self.layer.channel_axis(y.ndim)]
-        )
-        wide = channels.astype(np.float64)
-        self._power = self._power + np.stack(
-            [np.full(len(wide), wide.shape[1]), wide.sum(1), (wide**2).sum(1)]
-        )
+        wide = self.layer.targets(y, picks).astype(np.float64)  # (groups, rows, outputs)
+        count = np.full((len(wide), wide.shape[2]), wide.shape[1])
+        self._power = self._power + np.stack([count, wide.sum(1), (wide**2).sum(1)])
 
     def read(self) -> Read | None:
         """Return what was found, None where values were not finite."""
