@@ -99,6 +99,7 @@ class Attempt:
             self.gate,
             self.gate.retract,
             lambda done: self.job.progress(name, done),
+            source_bytes=self.proof.source.nbytes,
         )
         copy = Model.from_exported(self.before, model.path)
         start = time.perf_counter()

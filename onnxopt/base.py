@@ -48,6 +48,8 @@ class Context:
         untouched: A pass sets name -> reason for what it had to leave alone.
         evidence: A pass sets what its proof beyond parity found, for the JSON report: a
             `certificate`, say.
+        source_bytes: What the run's source takes as a file; 0 where there is none. A rewrite that
+            is fast but takes room may use what earlier passes saved.
     """
 
     calibration: Samples | None = None
@@ -63,6 +65,7 @@ class Context:
     notes: list[str] = field(default_factory=list)
     untouched: dict[str, str] = field(default_factory=dict)
     evidence: dict[str, object] = field(default_factory=dict)
+    source_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,15 @@ def misses(item: Pass, model: Model, target: str = "portable") -> tuple[list[str
     Returns:
         The ids of the edits it makes, and what it did not make although it was close.
     """
-    copy = model.clone()
+    copy, source = model.clone(), model.export().nbytes
     for required in spec.complete((item,))[:-1]:
-        required.run(copy, Context(target=target))
+        required.run(copy, Context(target=target, source_bytes=source))
         copy = copy.clone()
     gate, reasons = Gate(), list[str]()
     token = match.MISSES.set(reasons)
     try:
-        item.run(copy, Context(target=target, allow=gate, retract=gate.retract))
+        context = Context(target=target, allow=gate, retract=gate.retract, source_bytes=source)
+        item.run(copy, context)
     finally:
         match.MISSES.reset(token)
     found = [_parse(reason) for reason in dict.fromkeys(reasons)]

@@ -19,12 +19,15 @@ from onnxopt.model.exporter import OVERRIDABLE_IR
 from onnxopt.model.interface import dims_of, numpy_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from onnxopt.model import Model
 
 MOST_BODIES = 1024
 """onnx copies all names of a graph for each body; beyond so many, bodies are not looked into."""
+
+SHORT = 16
+"""Elements of the longest constant whose values bodies are told."""
 
 INFERRED = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training"})
 """Domains whose ops onnx has shape inference for."""
@@ -41,6 +44,7 @@ def infer(model: Model) -> None:
     exported, names = model.export_named()
     proto = exported.proto
     forget(proto)
+    _lend(proto.graph, {})
     try:
         found = shape_inference.infer_shapes(proto, data_prop=True).graph
     except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError):
@@ -76,6 +80,27 @@ def forget(proto: onnx.ModelProto) -> bool:
         _sort_axes(current)
         stack.extend((body, False) for node in current.node for body in _bodies(node))
     return whole
+
+
+def _lend(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]) -> None:
+    """Repeat short integer constants in the bodies that capture them: onnx looks for values there.
+
+    Without, an Unsqueeze in a branch whose axes are an initializer of the main graph has no shape.
+    """
+    own = {o for node in graph.node for o in node.output} | {v.name for v in graph.input}
+    held = {t.name for t in graph.initializer}
+    visible = {n: t for n, t in outer.items() if n not in own and n not in held}
+    read = dict.fromkeys(name for node in graph.node for name in node.input if name in visible)
+    graph.initializer.extend(visible[name] for name in read)
+    whole = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+    visible |= {
+        t.name: t
+        for t in graph.initializer
+        if t.data_type in whole and len(t.dims) < 2 and sum(t.dims) <= SHORT and not t.external_data
+    }
+    for node in graph.node:
+        for body in _bodies(node):
+            _lend(body, visible)
 
 
 def _strip(graph: onnx.GraphProto) -> None:

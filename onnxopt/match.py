@@ -46,6 +46,13 @@ def miss(reason: str) -> bool:
     return False
 
 
+def report(edit: str, reason: str) -> None:
+    """Say why an edit with that id was taken back, as `miss` does for one that was not made."""
+    reasons = MISSES.get()
+    if reasons is not None:
+        reasons.append(f"{edit}: {reason}")
+
+
 def stamp(graph: gs.Graph) -> None:
     """Note on nodes which graph they are in, and on tensors whether a graph returns them.
 

@@ -19,7 +19,7 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.model import files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from onnxopt.model import Exported
@@ -131,11 +131,13 @@ class Session:
         except _failures() as e:
             raise CannotRun(_one_line(e)) from e
 
-    def seconds(self, feed: Mapping[str, Any]) -> float:
-        """Return the wall time of one run."""
-        start = time.perf_counter()
+    def seconds(
+        self, feed: Mapping[str, Any], clock: Callable[[], float] = time.perf_counter
+    ) -> float:
+        """Return the time of one run, by a clock; the wall's if none is given."""
+        start = clock()
         self._session.run(None, feed)
-        return time.perf_counter() - start
+        return clock() - start
 
 
 def run_once(proto: onnx.ModelProto, feed: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -263,6 +265,36 @@ class Timing:
     runs: int
 
 
+def in_turn(
+    sessions: Sequence[Session],
+    feed: Mapping[str, Any],
+    seconds: float,
+    rounds: int = 200,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[list[float]]:
+    """Run sessions in turn; return the seconds of each run, a list a session.
+
+    Args:
+        sessions: What to time; the order is reversed in every other round.
+        feed: One set of inputs.
+        seconds: Stop after about this long, with at least 5 rounds.
+        rounds: Stop after that many rounds.
+        clock: What to read; `time.thread_time` does not count what other processes take, and sees
+            all that a session of one thread does.
+    """
+    for session in sessions:
+        session.run(feed)
+    times: list[list[float]] = [[] for _ in sessions]
+    end = time.perf_counter() + seconds
+    done = 0
+    while done < 5 or (done < rounds and time.perf_counter() < end):
+        order = range(len(sessions)) if done % 2 == 0 else reversed(range(len(sessions)))
+        for i in order:
+            times[i].append(sessions[i].seconds(feed, clock))
+        done += 1
+    return times
+
+
 def interleave(
     sessions: Sequence[Session], feed: Mapping[str, Any], seconds: float = 1.0, rounds: int = 200
 ) -> list[Timing]:
@@ -274,16 +306,7 @@ def interleave(
         seconds: Stop after about this long, with at least 5 rounds.
         rounds: Stop after that many rounds.
     """
-    for session in sessions:
-        session.run(feed)
-    times: list[list[float]] = [[] for _ in sessions]
-    end = time.perf_counter() + seconds
-    done = 0
-    while done < 5 or (done < rounds and time.perf_counter() < end):
-        order = range(len(sessions)) if done % 2 == 0 else reversed(range(len(sessions)))
-        for i in order:
-            times[i].append(sessions[i].seconds(feed))
-        done += 1
+    times = in_turn(sessions, feed, seconds, rounds)
     return [
         Timing(
             float(np.min(t)),

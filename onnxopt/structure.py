@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +58,21 @@ def interface_change(source: Exported, model: Exported) -> str:
     return ""
 
 
+ADDRESSES = 2**47
+"""Bytes that a process can address on today's processors; no tensor is larger."""
+
+
+def _absurd(source: Exported) -> str:
+    """Return why no machine can run a model, whatever its operators; empty if some could."""
+    if not source.outputs:
+        return "it has no outputs, so there is nothing to compute"
+    for port in source.inputs:
+        sizes = [d for d in port.shape or () if isinstance(d, int) and d > 0]
+        if math.prod(sizes) * (port.dtype.itemsize if port.dtype else 1) > ADDRESSES:
+            return f"input {port.name!r} is larger than any memory: {port}"
+    return ""
+
+
 def validate(source: Exported, custom_ops: tuple[str, ...]) -> str:
     """Decide whether a source is a model at all.
 
@@ -64,9 +80,12 @@ def validate(source: Exported, custom_ops: tuple[str, ...]) -> str:
         What the report should note; empty if all is well.
 
     Raises:
-        ModelError: Neither onnx.checker nor onnxruntime takes it, and not because it is newer or
-            uses operators that they do not know.
+        ModelError: It has no outputs, or an absurd input; or neither onnx.checker nor onnxruntime
+            takes it, and not because it is newer or uses operators that they do not know.
     """
+    absurd = _absurd(source)
+    if absurd:
+        raise ModelError(f"the model is not valid: {absurd}")
     found = complaint(source)
     if found is None:
         return ""

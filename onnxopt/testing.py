@@ -11,7 +11,8 @@ A case is a text file: ONNX text (https://onnx.ai/onnx/repo-docs/Syntax.html) wi
        y = Identity(c)
     }
 
-`run` is a pipeline. `expect` lists by how much the count of each op changes, or says `nothing`.
+`run` is a pipeline. `expect` lists by how much the count of each op changes; `nothing` says that no
+edit is made, `rewired` that edits are made and all counts stay.
 Names in the list of types that no node produces become initializers with seeded random values,
 positive where the name contains `var`. `# inputs: N=2 M=5` binds symbols; by default several
 bindings are tried. `# target: ort-cpu` runs the passes for that target.
@@ -51,6 +52,7 @@ class Case:
     Attributes:
         passes: What to run.
         expect: Op -> change of its count.
+        edited: Whether there are edits.
         model: The model, weights filled in.
         symbols: Sizes of symbolic dimensions; empty to try several.
         target: What the passes are run for.
@@ -58,6 +60,7 @@ class Case:
 
     passes: tuple[Pass, ...]
     expect: dict[str, int]
+    edited: bool
     model: onnx.ModelProto
     symbols: dict[str, int] = field(default_factory=dict)
     target: str = "portable"
@@ -76,14 +79,15 @@ def parse_case(text: str) -> Case:
             header[key] = value.strip()
     if not {"run", "expect"} <= header.keys():
         raise ValueError("a case needs lines `# run:` and `# expect:`")
-    words = [] if header["expect"] == "nothing" else header["expect"].split(",")
+    words = [] if header["expect"] in ("nothing", "rewired") else header["expect"].split(",")
     expect = {op: int(n) for op, n in (w.split() for w in words)}
     bindings = header.get("inputs", "").replace(",", " ").split()
     symbols = dict(pair.split("=") for pair in bindings)
     model = fill(onnx.parser.parse_model(text))
     sizes = {k: int(v) for k, v in symbols.items()}
     target = header.get("target", "portable")
-    return Case(spec.parse(header["run"]), expect, model, sizes, target)
+    edited = header["expect"] != "nothing"
+    return Case(spec.parse(header["run"]), expect, edited, model, sizes, target)
 
 
 def fill(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
@@ -137,6 +141,7 @@ def check_case(text: str) -> None:
     assert _bytes(after) == _bytes(again), "two runs give different bytes"
     changed = _bytes(after) != _bytes(before)
     assert changed == bool(edits), f"it reports {edits} edits; the model changed: {changed}"
+    assert case.edited == bool(edits), f"it makes {edits} edits"
     assert more == 0, f"a second run makes {more} edits"
     assert _bytes(settled) == _bytes(after), "a second run changes the model"
     _expect(case.expect, before, after)
@@ -155,7 +160,10 @@ def apply(
     total = 0
     for item in passes:
         gate = Gate()
-        edits = item.run(model, Context(target=target, allow=gate, retract=gate.retract))
+        context = Context(
+            target=target, allow=gate, retract=gate.retract, source_bytes=exported.nbytes
+        )
+        edits = item.run(model, context)
         assert bool(edits) == bool(gate.made), f"{edits} edits, but it asked for {list(gate.made)}"
         total += edits
         model = Model.from_exported(model.export())

@@ -18,7 +18,7 @@ from onnxopt.runtime import CannotRun, Session, Settings
 from onnxopt.samples import Samples, synthetic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from onnxopt.model import Exported
 
@@ -28,7 +28,14 @@ PATIENCE = 60.0
 """Seconds that one run on drawn inputs may take."""
 
 
-def drawn(exported: Exported, settings: Settings, *, seed: int, n: int) -> Samples:
+def drawn(
+    exported: Exported,
+    settings: Settings,
+    *,
+    seed: int,
+    n: int,
+    pool: Mapping[str, Sequence[int]] | None = None,
+) -> Samples:
     """Draw samples from a model's interface, without those that would take this process along.
 
     Args:
@@ -36,11 +43,12 @@ def drawn(exported: Exported, settings: Settings, *, seed: int, n: int) -> Sampl
         settings: How it is going to be run.
         seed: Another number gives other samples.
         n: How many are drawn.
+        pool: The sizes to choose from, by symbol.
 
     Raises:
         SamplesError: None can be drawn.
     """
-    samples = synthetic(exported.inputs, seed=seed, n=n)
+    samples = synthetic(exported.inputs, seed=seed, n=n, pool=pool)
     bad = fatal(exported, settings, samples.feeds)
     return samples.without(bad) if bad else samples
 

@@ -156,7 +156,10 @@ class Model:
             ModelError: The graph has a cycle, or reads what nothing produces.
         """
         exporter = Exporter()
-        proto = exporter.model(self.graph, self.header)
+        try:
+            proto = exporter.model(self.graph, self.header)
+        except ModelError as e:
+            raise ModelError(f"{self.path}: {e}" if self.path else str(e)) from e
         return Exported(proto, exporter.weights), exporter.names.given
 
     def to_proto(self) -> onnx.ModelProto:

@@ -5,8 +5,9 @@ capture and what is called alike elsewhere needs no care; export gives out names
 graph returns must stay the tensor that it is: the node that makes it in the branch then emits it,
 or an Identity does where the branch returns a constant, a captured tensor, or one tensor twice.
 
-A Loop that never runs gives its initial values; one whose scan outputs are read is left alone,
-since their shape without any iteration is unknown.
+An If is decided too where one branch gives what nothing can take: see `ranks`. A Loop that never
+runs gives its initial values; one whose scan outputs are read is left alone, since their shape
+without any iteration is unknown.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from onnxopt import match, shapes
 from onnxopt.model import ir
 from onnxopt.rewrite import edit_id
 from onnxopt_passes.clean import links
+from onnxopt_passes.clean.ranks import Future
 
 if TYPE_CHECKING:
     from onnxopt.base import Context
@@ -37,18 +39,21 @@ def decide(model: Model, ctx: Context) -> int:
         waiting, nodes = graph.nodes[::-1], []
         before = made
         names = {node.name for node in waiting}
+        future = Future(graph)
         while waiting:
             node = waiting.pop()
             if getattr(node, "removed", False):
                 continue
-            sources = _sources(node)
+            taken = _branch(future, node)
+            sources = _sources(node, taken)
             if sources is None or not _movable(graph, node, sources):
                 nodes.append(node)
             elif ctx.allow(edit_id("branch", path, node)):
                 label = ir.label(node)
-                moved = _inline(graph, node, sources, returned)
+                moved = _inline(graph, node, taken, sources, returned)
                 _rename(moved, names, label)
                 waiting += reversed(moved)
+                future.forget()
                 made += 1
             else:
                 nodes.append(node)
@@ -67,11 +72,10 @@ def _rename(moved: list[gs.Node], names: set[str], label: str) -> None:
         names.add(node.name)
 
 
-def _sources(node: gs.Node) -> list[gs.Tensor] | None:
+def _sources(node: gs.Node, taken: gs.Graph | None) -> list[gs.Tensor] | None:
     """Return what the outputs of a node are equal to; None if that is not known."""
-    if match.is_op(node, "If"):
-        taken = _branch(node)
-        return list(taken.outputs) if taken is not None else None
+    if taken is not None:
+        return list(taken.outputs)
     if match.is_op(node, "Loop") and _never_runs(node):
         carried = list(node.inputs[2:])
         scans = node.outputs[len(carried) :]
@@ -81,12 +85,15 @@ def _sources(node: gs.Node) -> list[gs.Tensor] | None:
     return None
 
 
-def _branch(node: gs.Node) -> gs.Graph | None:
-    """Return the body that an If always runs."""
+def _branch(future: Future, node: gs.Node) -> gs.Graph | None:
+    """Return the body that an If runs, whenever a run ends well; None if that may be either."""
+    if not match.is_op(node, "If"):
+        return None
     condition = match.scalar(node.inputs[0])
     if condition is None:
-        return None
-    taken = node.attrs.get("then_branch" if condition else "else_branch")
+        taken = future.fated(node)
+    else:
+        taken = node.attrs.get("then_branch" if condition else "else_branch")
     fits = isinstance(taken, gs.Graph) and len(taken.outputs) >= len(node.outputs)
     return taken if fits else None
 
@@ -109,20 +116,24 @@ def _movable(graph: gs.Graph, node: gs.Node, sources: list[gs.Tensor]) -> bool:
 
 
 def _inline(
-    graph: gs.Graph, node: gs.Node, sources: list[gs.Tensor], returned: Counter[int]
+    graph: gs.Graph,
+    node: gs.Node,
+    taken: gs.Graph | None,
+    sources: list[gs.Tensor],
+    returned: Counter[int],
 ) -> list[gs.Node]:
     """Make a node's equal give its outputs; return the nodes that take its place.
 
     Args:
         graph: Where the node is.
         node: The If or Loop.
+        taken: The branch that the If runs; None for a Loop.
         sources: What its outputs are equal to.
         returned: How many graphs return a tensor, by id; kept up to date.
     """
     for _, body in ir.bodies(node):
         for _, inner in ir.nested(body):
             returned.subtract(id(t) for t in inner.outputs)
-    taken = _branch(node) if node.op == "If" else None
     moved = [] if taken is None else taken.nodes
     if taken is not None:
         taken.nodes = []

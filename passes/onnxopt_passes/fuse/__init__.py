@@ -18,15 +18,25 @@ from onnxopt_passes.fuse import (
     affine_chain,
     affine_conv,
     clip_min_max,
+    conv_1d,
+    double_qdq,
+    einsum_matmul,
+    expand_broadcast,
     hard_swish,
     linear_chain,
     matmul_affine,
     powers,
+    residual_gate,
     residual_sum,
     shift_conv,
     silu_gelu,
+    slices_split,
     soft,
+    softmax_axis,
+    split_conv,
+    transpose_gemm,
     tune,
+    unroll,
 )
 from onnxopt_passes.fuse.conv_affine import fuse_conv_affine
 from onnxopt_passes.fuse.conv_bn import fuse_conv_bn
@@ -38,6 +48,11 @@ if TYPE_CHECKING:
     from onnxopt.model import Model
 
 RULES: tuple[Rule, ...] = (
+    *double_qdq.RULES,
+    *slices_split.RULES,
+    *einsum_matmul.RULES,
+    *expand_broadcast.RULES,
+    *transpose_gemm.RULES,
     *clip_min_max.RULES,
     *hard_swish.RULES,
     *silu_gelu.RULES,
@@ -51,21 +66,24 @@ RULES: tuple[Rule, ...] = (
     *affine_back.RULES,
     *affine_conv.RULES,
     *linear_chain.RULES,
+    *residual_gate.RULES,
     *powers.RULES,
 )
 """Standard ops at the model's opset, and never slower where it was measured."""
 
-EARLY: tuple[Rule, ...] = (
-    *residual_sum.ORT_CPU_RULES,
-    *silu_gelu.ORT_CPU_RULES,
-    *soft.ORT_CPU_RULES,
-    *powers.ORT_CPU_RULES,
-)
+EARLY: tuple[Rule, ...] = (*residual_sum.ORT_CPU_RULES, *silu_gelu.ORT_CPU_RULES)
 """For `target=ort-cpu`, before the others: each is timed on the model at hand, and kept only if
 that gets faster."""
 
-LATE: tuple[Rule, ...] = shift_conv.ORT_CPU_RULES
-"""The same, after the others."""
+LATE: tuple[Rule, ...] = (
+    *soft.ORT_CPU_RULES,
+    *powers.ORT_CPU_RULES,
+    *softmax_axis.ORT_CPU_RULES,
+    *conv_1d.ORT_CPU_RULES,
+    *split_conv.ORT_CPU_RULES,
+    *shift_conv.ORT_CPU_RULES,
+)
+"""The same, after the others, when it is known what they left of the bytes."""
 
 
 @dataclass(frozen=True)
@@ -75,24 +93,34 @@ class Fuse(Pass):
     Attributes:
         timed: For the target ort-cpu, whether its rules are timed on this model; if not, all
             that match are kept.
+        unroll: How many nodes a Loop of known length may become; 0 leaves Loops as they are.
     """
 
     name: ClassVar[str] = "fuse"
     requires: ClassVar[tuple[str, ...]] = ("clean",)
 
     timed: bool = True
+    unroll: int = 128
 
     def run(self, model: Model, ctx: Context) -> int:
-        """Apply all rules until none fires; types are inferred anew for what they made."""
-        total = self._tuned(model, EARLY, ctx)
-        while True:
-            shapes.infer(model)
-            made = rewrite.apply(model, RULES, ctx)
-            total += made
-            if not made:
-                return total + self._tuned(model, LATE, ctx)
-
-    def _tuned(self, model: Model, rules: tuple[Rule, ...], ctx: Context) -> int:
+        """Apply all rules until none fires."""
+        room = ctx.source_bytes or model.export().nbytes
+        total = unroll.unroll_loops(model, ctx, self.unroll, room)
         if ctx.target != "ort-cpu":
-            return 0
-        return sum(tune.keep_if_faster(model, rule, ctx, self.timed) for rule in rules)
+            return total + _settle(model, ctx)
+        terms = tune.Terms(ctx, self.timed, room)
+        total += sum(tune.keep_if_faster(model, rule, terms) for rule in EARLY)
+        total += _settle(model, ctx)
+        late = sum(tune.keep_if_faster(model, rule, terms) for rule in LATE)
+        return total + late + (_settle(model, ctx) if late else 0)
+
+
+def _settle(model: Model, ctx: Context) -> int:
+    """Apply the portable rules until none fires; types are inferred anew for what they made."""
+    total = 0
+    while True:
+        shapes.infer(model)
+        made = rewrite.apply(model, RULES, ctx)
+        total += made
+        if not made:
+            return total
