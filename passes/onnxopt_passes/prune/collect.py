@@ -15,7 +15,7 @@ import numpy as np
 from onnxopt import match
 from onnxopt.runtime import Settings
 from onnxopt.statistics import Tap
-from onnxopt.statistics.grams import Moments
+from onnxopt.statistics.grams import Moments, merged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +35,10 @@ ROWS = 64
 ENOUGH = 8
 """Rows that are wanted in all, for each input of a layer."""
 
-ELEMENTS = 1 << 26
+HELD = 4
+"""One sample in so many is held out of fits, to choose the strength of a ridge on."""
+
+ELEMENTS = 1 << 25
 """Elements of all matrices that are summed up in one pass; more layers take more passes."""
 
 
@@ -45,17 +48,24 @@ class Read:
 
     Attributes:
         layer: The layer.
-        moments: Of its rows; of its channels where `shared`.
+        fitted: Moments of its rows, or of its channels where `shared`, on samples to fit on.
+        held: The same on samples held out of the fit.
         shared: Whether the taps of its kernel share one matrix of the channels.
         power: Variance of the tensor that its output enters, summed over the channels.
         positions: Rows that it has in one sample, on average: what each weight is multiplied with.
     """
 
     layer: Linear
-    moments: Statistics
+    fitted: Statistics
+    held: Statistics
     shared: bool
     power: float
     positions: float
+
+    @property
+    def moments(self) -> Statistics:
+        """Moments on all samples."""
+        return merged([self.fitted, self.held])
 
     def matrix(self) -> np.ndarray:
         """Return W, (groups, outputs, columns of the moments); taps as outputs where `shared`."""
@@ -65,6 +75,11 @@ class Read:
 def rows_a_sample(layer: Linear, count: int) -> int:
     """Return how many rows of a layer to read of each of so many samples."""
     return max(ROWS, -(-ENOUGH * layer.shape[2] // max(count, 1)))
+
+
+def held(sample: int) -> bool:
+    """Whether a sample is held out of fits."""
+    return sample % HELD == HELD - 1
 
 
 def by_channel(layer: Linear) -> np.ndarray:
@@ -157,13 +172,16 @@ class _Sums:
         groups, _, inputs = layer.shape
         self._shared = inputs > LARGEST and layer.taps > 1
         width = inputs // layer.taps if self._shared else inputs
-        self._moments = Moments(groups, width, threads=threads)
+        self._parts = [Moments(groups, width, threads=threads) for _ in range(2)]
         self._most = rows_a_sample(layer, count)
         self._power: np.ndarray | float = 0.0
         self._positions = self._samples = 0
 
     def add(self, x: np.ndarray, y: np.ndarray, seed: Sequence[int]) -> None:
-        """Add rows of one sample: what the layer reads, and the tensor that its error enters."""
+        """Add rows of one sample: what the layer reads, and the tensor that its error enters.
+
+        The last number of the seed is that of the sample.
+        """
         self._positions += self.layer.positions(x.shape)
         self._samples += 1
         picks = self.layer.pick(x.shape, self._most, seed)
@@ -174,7 +192,7 @@ class _Sums:
             rows = np.ascontiguousarray(split.transpose(0, 1, 3, 2)).reshape(
                 groups, count * self.layer.taps, -1
             )
-        self._moments.add(rows)
+        self._parts[held(seed[-1])].add(rows)
         wide = self.layer.targets(y, picks).astype(np.float64)  # (groups, rows, outputs)
         count = np.full((len(wide), wide.shape[2]), wide.shape[1])
         self._power = self._power + np.stack([count, wide.sum(1), (wide**2).sum(1)])
@@ -182,7 +200,7 @@ class _Sums:
     def read(self) -> Read | None:
         """Return what was found, None where values were not finite."""
         try:
-            moments = self._moments.statistics()
+            fitted, held_out = (part.statistics() for part in self._parts)
         except ValueError:
             return None
         count, total, squares = np.asarray(self._power)
@@ -190,4 +208,4 @@ class _Sums:
         if not np.isfinite(power):
             return None
         each = self._positions / self._samples
-        return Read(self.layer, moments, self._shared, power, each)
+        return Read(self.layer, fitted, held_out, self._shared, power, each)

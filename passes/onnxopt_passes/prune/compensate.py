@@ -19,7 +19,7 @@ from onnxopt.runtime import Settings
 from onnxopt.statistics.dependence import Dependence
 from onnxopt.statistics.grams import Moments
 from onnxopt.statistics.stages import Stages
-from onnxopt_passes.prune.collect import rows_a_sample
+from onnxopt_passes.prune.collect import held, rows_a_sample
 from onnxopt_passes.prune.least_squares import Fit, refit
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     from onnxopt.model import Model
     from onnxopt.statistics.linear import Linear
-
-HELD = 4
-"""One sample in so many chooses the strength of the ridge, and whether the fit is taken."""
 
 LARGEST = 4608
 """Columns of the widest layer that is fitted: its matrices take half a gigabyte."""
@@ -169,7 +166,7 @@ class _Collector:
         if self._target.shortcut is not None:
             y = y - next(values)
         picks = layer.pick(x.shape, self._most, (*self._seed, sample))
-        part = self._parts[sample % HELD == HELD - 1]
+        part = self._parts[held(sample)]
         part.add(layer.rows(x, picks), layer.targets(y, picks))
 
     def fit(self) -> Fit:
@@ -178,10 +175,10 @@ class _Collector:
         matrix = layer.matrix()
         offsets = layer.offsets().reshape(matrix.shape[:2])
         try:
-            fitted, held = (part.statistics() for part in self._parts)
+            fitted, held_out = (part.statistics() for part in self._parts)
         except ValueError:
             return Fit(matrix, offsets, np.inf, np.inf, None)
-        found = refit(fitted, held, matrix, offsets, layer.biased)
+        found = refit(fitted, held_out, matrix, offsets, layer.biased)
         if found.ridge is not None:
             layer.write(found.matrix, found.offsets.reshape(-1) if layer.biased else None)
         return found

@@ -8,12 +8,13 @@ import numpy as np
 
 from onnxopt.model import ir
 from onnxopt_passes.prune.collect import from_channel
-from onnxopt_passes.prune.least_squares import absorb
+from onnxopt_passes.prune.least_squares import RIDGES, absorb
 from onnxopt_passes.prune.obs import Ranking, Reader, rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from onnxopt.statistics.grams import Statistics
     from onnxopt_passes.prune.collect import Read
     from onnxopt_passes.prune.groups import Group, Member
 
@@ -59,6 +60,8 @@ def _read(member: Member, reads: Mapping[str, Read]) -> Read | None:
 def absorb_cut(read: Read, dropped: np.ndarray) -> None:
     """Let a layer make up for inputs that it will lose; their columns become zero.
 
+    The strength of the ridge is chosen by the error on the samples held out.
+
     Args:
         read: The layer, of the model that is cut, and the moments of the uncut one.
         dropped: (channels of a group,) True for the positions along its input axis that go.
@@ -66,11 +69,32 @@ def absorb_cut(read: Read, dropped: np.ndarray) -> None:
     layer, taps = read.layer, 1 if read.shared else read.layer.taps
     kept = np.flatnonzero(np.repeat(~dropped, taps))
     matrix = read.matrix()
-    found, moved = np.zeros_like(matrix), np.zeros(matrix.shape[:2])
-    for g in range(len(matrix)):
-        part = read.moments.of_group(g)
-        found[g][:, kept], moved[g] = absorb(matrix[g], moved[g], part, kept, layer.biased)
+    ridge = min(RIDGES, key=lambda r: _lost(read, matrix, *_absorbed(read, read.fitted, kept, r)))
+    found, moved = _absorbed(read, read.moments, kept, ridge)
     whole = from_channel(layer, found) if read.shared else found
     offsets = layer.offsets()
     offsets += moved.reshape(len(offsets), -1).sum(1)  # of all taps, where they are rows
     layer.write(whole, offsets if layer.biased else None)
+
+
+def _absorbed(
+    read: Read, moments: Statistics, kept: np.ndarray, ridge: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the matrix with other columns zero, and what its outputs are shifted by."""
+    matrix = read.matrix()
+    found, moved = np.zeros_like(matrix), np.zeros(matrix.shape[:2])
+    for g in range(len(matrix)):
+        part = moments.of_group(g)
+        found[g][:, kept], moved[g] = absorb(
+            matrix[g], moved[g], part, kept, read.layer.biased, ridge
+        )
+    return found, moved
+
+
+def _lost(read: Read, matrix: np.ndarray, found: np.ndarray, moved: np.ndarray) -> float:
+    """Return the squared error on the samples held out."""
+    change = matrix - found
+    if not read.layer.biased:
+        return float(((change @ read.held.raw().xx) * change).sum())
+    mean = np.einsum("goi,gi->go", change, read.held.x) - moved
+    return float(((change @ read.held.xx) * change).sum() + (mean**2).sum())
