@@ -74,6 +74,26 @@ def test_indices_that_stay_are_those_of_the_ranking(place):
     assert list(keeps["c1"]) == sorted(place.rankings[0].order[-5:])
 
 
+def test_curves_are_scaled_to_what_was_measured(place):
+    """The second group bears a hundred times less than the first."""
+
+    def divergence(widths):
+        one, two = place.choices
+        return one.error(widths[0]) + 100 * two.error(widths[1])
+
+    found = place.calibrated(place.halves(), divergence)
+    assert place.halves() == [6, 4]
+    np.testing.assert_allclose(found.choices[0].errors, place.choices[0].errors)
+    np.testing.assert_allclose(found.choices[1].errors, 100 * place.choices[1].errors)
+    assert found.proposal(0.6)[1] >= place.proposal(0.6)[1]
+    only = place.calibrated([12, 4], divergence).choices
+    np.testing.assert_array_equal(only[0].errors, place.choices[0].errors)
+    proposals = search.propose(place, 0.5, divergence)
+    budget = 0.5 * place.costs.total([12, 8])
+    assert len(proposals) >= 2
+    assert all(place.costs.total(widths) <= budget for widths in proposals)
+
+
 def test_the_best_proposal_is_the_nearest():
     judged = {(1,): Judgement(0.5, 0.0), (2,): Judgement(0.1, 0.3), (3,): Judgement(0.1, 0.0)}
     widths, judgement = search.best([[1], [2], [3]], lambda w: judged[tuple(w)])
@@ -88,7 +108,7 @@ def test_a_measured_budget_is_met(place):
         return 10 + 90 * (place.costs.total(widths) / place.costs.total([12, 8])) ** 0.8
 
     share = search.within(place, 0.6, measured, 100.0)
-    got = measured(place.proposals(share)[0])
+    got = measured(place.proposal(share))
     assert got <= 60
     assert got > 50
 
@@ -100,12 +120,15 @@ def test_the_largest_cut_that_holds(place):
         share = place.costs.total(widths) / place.costs.total([12, 8])
         return Judgement(1 - share, 0.0 if share > 0.55 else 0.1)
 
-    found = search.largest(place, judged, 0.01)
+    def proposals(share):
+        return [place.proposal(share), place.equal(share)]
+
+    found = search.largest(proposals, judged, 0.01)
     assert found is not None
     widths, share = found
     assert judged(widths).drop == 0
     assert 0.5 < share < 0.65
-    assert search.largest(place, lambda _: Judgement(1.0, 1.0), 0.01) is None
+    assert search.largest(proposals, lambda _: Judgement(1.0, 1.0), 0.01) is None
 
 
 def test_two_runs_make_the_same_model(shop, place):

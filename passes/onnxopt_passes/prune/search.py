@@ -7,7 +7,7 @@ widths are chosen, and measured on the cut model; the prediction is corrected un
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,14 +59,66 @@ class Space:
             if width < group.size
         }
 
-    def proposals(self, share: float) -> list[list[int]]:
-        """Return different widths within a share of the full cost, the most trusted first."""
-        budget = share * self.costs.total([g.size for g in self.groups])
-        found = [
-            least_error(self.choices, self.costs, budget),
-            uniform(self.choices, self.costs, budget),
-        ]
-        return [w for i, w in enumerate(found) if w not in found[:i]]
+    def proposal(self, share: float) -> list[int]:
+        """Return the widths of least error within a share of the full cost."""
+        return least_error(self.choices, self.costs, share * self._whole())
+
+    def equal(self, share: float) -> list[int]:
+        """Return equal shares of all groups within a share of the full cost."""
+        return uniform(self.choices, self.costs, share * self._whole())
+
+    def _whole(self) -> float:
+        return self.costs.total([c.size for c in self.choices])
+
+    def calibrated(
+        self, widths: Sequence[int], divergence: Callable[[Sequence[int]], float]
+    ) -> Space:
+        """Return the same groups with curves in units of divergence.
+
+        Each curve is scaled so that it says, at one width, what cutting this group alone does to
+        the outputs.
+
+        Args:
+            widths: Where each group is measured; one at full width keeps its curve.
+            divergence: Of the model cut to given widths, not fitted.
+        """
+        full = [c.size for c in self.choices]
+        choices = []
+        for i, choice in enumerate(self.choices):
+            error, scale = choice.error(widths[i]), 1.0
+            if error > 0:
+                measured = divergence([*full[:i], widths[i], *full[i + 1 :]])
+                scale = measured / error if np.isfinite(measured) else scale
+            choices.append(replace(choice, errors=choice.errors * scale))
+        return replace(self, choices=choices)
+
+    def halves(self) -> list[int]:
+        """Return the width of each group nearest to half that is below its full one."""
+        return [min(c.widths[:-1], key=lambda w: (abs(w - c.size / 2), w)) for c in self.choices]
+
+
+def propose(
+    place: Space, share: float, divergence: Callable[[Sequence[int]], float]
+) -> list[list[int]]:
+    """Return different widths within a share of the full cost.
+
+    The widths of least error; those of least divergence as it was measured for each group alone, at
+    half its width and then at the width that came out; and equal shares.
+
+    Args:
+        place: The groups.
+        share: Of the predicted cost.
+        divergence: Of the model cut to given widths, not fitted.
+    """
+    first = place.calibrated(place.halves(), divergence)
+    second = first.calibrated(first.proposal(share), divergence)
+    found = [
+        place.proposal(share),
+        first.proposal(share),
+        second.proposal(share),
+        place.equal(share),
+    ]
+    return [w for i, w in enumerate(found) if w not in found[:i]]
 
 
 def space(
@@ -150,17 +202,17 @@ def within(
     Args:
         place: The groups.
         share: Of the measured cost of the source.
-        measured: Measures the cost of the first proposal's widths.
+        measured: Measures the cost at given widths.
         whole: Measured cost of the source.
 
     Returns:
-        A predicted share whose first proposal is within the budget and near it; the lowest that
-        was tried where none is within it.
+        A predicted share whose proposal is within the budget and near it; the lowest that was tried
+        where none is within it.
     """
     low, high, asked = 0.0, 1.0, share
     kept = None
     for _ in range(ROUNDS):
-        got = measured(place.proposals(asked)[0]) / whole
+        got = measured(place.proposal(asked)) / whole
         if got <= share:
             low, kept = asked, asked
             if got >= share - NEAR:
@@ -173,12 +225,14 @@ def within(
 
 
 def largest(
-    place: Space, judged: Callable[[Sequence[int]], Judgement], max_drop: float
+    proposals: Callable[[float], Iterable[Sequence[int]]],
+    judged: Callable[[Sequence[int]], Judgement],
+    max_drop: float,
 ) -> tuple[list[int], float] | None:
     """Return the widths of least cost whose answers hold, and their predicted share.
 
     Args:
-        place: The groups.
+        proposals: Widths within a share of the cost.
         judged: Cuts a model to widths, fits it, and judges it.
         max_drop: What the score may fall by.
 
@@ -189,7 +243,7 @@ def largest(
     found: tuple[list[int], float] | None = None
     for _ in range(BISECTIONS):
         share = (low + high) / 2
-        widths, judgement = best(place.proposals(share), judged)
+        widths, judgement = best(proposals(share), judged)
         if judgement.drop <= max_drop and np.isfinite(judgement.divergence):
             found, high = (widths, share), share
         else:

@@ -71,7 +71,7 @@ class Workshop:
         for layer in linear.find_all(full.graph):
             gone = dropped.get((layer.weight.name, layer.input_axis))
             read = self.reads.get(layer.name)
-            if gone is not None and gone.any() and not gone.all() and read is not None:
+            if gone is not None and gone.any() and read is not None:
                 absorb_cut(replace(read, layer=layer), gone)
         return self.cut(full, keeps)
 
