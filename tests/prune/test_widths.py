@@ -27,6 +27,11 @@ def test_allowed_widths():
     assert allowed(32, 16, 1, droppable=True) == (0, 16, 32)
 
 
+def test_narrow_groups_have_finer_steps():
+    assert [widths.fine(size, 16) for size in (8, 16, 32, 64, 128)] == [4, 4, 8, 16, 16]
+    assert widths.fine(16, 1) == 1
+
+
 @pytest.mark.parametrize("family", sorted(widths.FAMILIES))
 def test_a_family_is_measured_once(family, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -28,6 +28,12 @@ STEPS = (2, 4, 8, 16)
 COARSEST = 32
 """The step where none of them pays."""
 
+BLOCKED = 4
+"""Multiple of channels that the blocked layout of onnxruntime's convolutions takes."""
+
+LEAST_WIDTHS = 4
+"""Widths to choose from that every group has where time is not what counts."""
+
 FAIR = 1 / 3
 """Share of the arithmetic saved that must be saved in time."""
 
@@ -52,6 +58,19 @@ def step(family: str, threads: int = 1) -> int:
         known = smallest_paying(_times(build, full, threads), full)
         verdicts.remember(key, known)
     return int(known)
+
+
+def fine(size: int, multiple: int) -> int:
+    """Return a step for budgets of MACs or parameters: no group has fewer than four widths.
+
+    Never below what keeps the blocked layout, which costs no time; but widths between two plateaus
+    save none. For budgets of latency the step itself is right.
+
+    Args:
+        size: Full width of a group.
+        multiple: The step of its family.
+    """
+    return min(multiple, max(size // LEAST_WIDTHS, BLOCKED))
 
 
 def smallest_paying(times: Mapping[int, float], full: int) -> int:

@@ -1,0 +1,184 @@
+"""From a budget to a cut and fitted model.
+
+`ratio` takes the same share of every group. `macs`, `params` and `latency` are shares of the source
+that the written model may cost, as it is counted or timed. Without any of them the largest cut is
+looked for that keeps the score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from onnxopt import cost
+from onnxopt.errors import PassError
+from onnxopt.runtime import Session, Settings, interleave
+from onnxopt_passes.prune import search
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from onnxopt.model import Model
+    from onnxopt.samples import Samples
+    from onnxopt_passes.prune.judge import Judge, Judgement
+    from onnxopt_passes.prune.least_squares import Fit
+    from onnxopt_passes.prune.search import Space
+    from onnxopt_passes.prune.workshop import Workshop
+
+Kind = Literal["ratio", "macs", "params", "latency", "drop"]
+"""What a budget limits; `drop` is the fall of the score."""
+
+QUICK = 160
+"""Samples of the fits that rank proposals."""
+
+SECONDS = 1.0
+"""Time spent on timing one model against the source."""
+
+OVER = 0.01
+"""By how much a counted cost may be over its budget: widths are whole numbers."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A cut model.
+
+    Attributes:
+        model: Cut and fitted.
+        widths: Of the groups of the space.
+        fits: What came out for each layer; empty where no fit was taken.
+        judgement: On the samples set aside.
+    """
+
+    model: Model
+    widths: list[int]
+    fits: dict[str, Fit]
+    judgement: Judgement
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A search for the best cut within a budget.
+
+    Attributes:
+        shop: Makes cut models.
+        place: The groups to choose widths of.
+        judge: Compares models on samples set aside.
+        samples: What models are fitted on; none of them is one of the judge's.
+        kind: What is limited.
+        value: Ratio to take; share of the source's cost to leave; or the drop to allow.
+    """
+
+    shop: Workshop
+    place: Space
+    judge: Judge
+    samples: Samples
+    kind: Kind
+    value: float
+
+    def run(self) -> Result:
+        """Return the best cut that was found.
+
+        Raises:
+            PassError: No cut keeps within the budget.
+        """
+        if self.kind == "ratio":
+            shares = [1 - self.value] * len(self.place.choices)
+            pairs = zip(self.place.choices, shares, strict=True)
+            widths = [min(c.widths, key=lambda w: abs(w - s * c.size)) for c, s in pairs]
+        elif self.kind == "drop":
+            widths = self._mildest()
+        else:
+            widths = self._within()
+        return self.made(widths, self.samples)
+
+    def made(self, widths: Sequence[int], samples: Samples) -> Result:
+        """Return the model cut to some widths, fitted on some samples, and judged.
+
+        A fit that takes the answers further away than the cut alone is refused as a whole.
+        """
+        keeps = self.place.keeps(widths)
+        plain = self.shop.absorbed(keeps)
+        before = self.judge.of(plain)
+        if not keeps:
+            return Result(plain, list(widths), {}, before)
+        student = self.shop.absorbed(keeps)
+        fits = self.shop.fit(student, keeps, samples.feeds, samples.count())
+        after = self.judge.of(student)
+        if after.divergence > before.divergence:
+            return Result(plain, list(widths), {}, before)
+        return Result(student, list(widths), fits, after)
+
+    def _quick(self, widths: Sequence[int]) -> Judgement:
+        return self.made(widths, self.samples.take(QUICK)).judgement
+
+    def _divergence(self, widths: Sequence[int]) -> float:
+        return self.judge.of(self.shop.absorbed(self.place.keeps(widths))).divergence
+
+    def _within(self) -> list[int]:
+        """Return the best widths whose measured cost keeps within the budget."""
+        meter = self._meter()
+        share = search.within(self.place, self.value, meter, 1.0)
+        proposals = search.propose(self.place, share, self._divergence)
+        fitting = [w for w in proposals if meter(w) <= self.value + OVER]
+        if not fitting:
+            least = min(map(meter, proposals))
+            raise PassError(
+                f"{self.kind}={self.value:g} cannot be met: the groups that may be cut leave"
+                f" {least:.3g}"
+            )
+        if len(fitting) == 1:
+            return list(fitting[0])
+        return search.best(fitting, self._quick)[0]
+
+    def _mildest(self) -> list[int]:
+        """Return the widths of the largest cut whose score holds; full widths if none does."""
+        place = self.place.calibrated(self.place.halves(), self._divergence)
+
+        def proposals(share: float) -> list[list[int]]:
+            found = [place.proposal(share), self.place.proposal(share)]
+            return found[:1] if found[0] == found[1] else found
+
+        found = search.largest(proposals, self._quick, self.value)
+        return [c.size for c in self.place.choices] if found is None else found[0]
+
+    def _meter(self) -> Callable[[Sequence[int]], float]:
+        """Return what measures the cost of a cut to given widths, as a share of the source's."""
+        feed = next(self.samples.feeds())
+        seen: dict[tuple[int, ...], float] = {}
+
+        def measured(widths: Sequence[int]) -> float:
+            key = tuple(widths)
+            if key not in seen:
+                cut = self.shop.cut(self.shop.source.clone(), self.place.keeps(widths))
+                seen[key] = self._share(cut, feed)
+            return seen[key]
+
+        return measured
+
+    def _share(self, model: Model, feed: Mapping[str, Any]) -> float:
+        exported, source = model.export(), self.shop.source.export()
+        if self.kind == "latency":
+            settings = Settings(optimize=True, threads=self.shop.threads)
+            sessions = [Session(m, settings) for m in (source, exported)]
+            old, new = interleave(sessions, feed, SECONDS)
+            return new.minimum / old.minimum
+        counts = [cost.measure(m, feed) for m in (exported, source)]
+        if self.kind == "params":
+            return counts[0].params / counts[1].params
+        if counts[0].macs is None or not counts[1].macs:
+            raise PassError("the MACs of this model cannot be counted; give params= or ratio=")
+        return counts[0].macs / counts[1].macs
+
+
+def planned(result: Result, place: Space) -> dict[str, dict[str, object]]:
+    """Return what was decided, group by group, for reports and plans."""
+    keeps = place.keeps(result.widths)
+    return {
+        group.name: {
+            "size": group.size,
+            "width": width,
+            "error": round(choice.error(width), 6),
+            "kept": [int(i) for i in keeps[group.name]] if group.name in keeps else "all",
+        }
+        for group, choice, width in zip(place.groups, place.choices, result.widths, strict=True)
+    }

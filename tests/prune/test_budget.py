@@ -1,0 +1,92 @@
+"""Budgets are met by what is counted on the cut model."""
+
+import pytest
+from residual import inner, residual, samples_of, sliced, spine
+
+from onnxopt import cost
+from onnxopt.errors import PassError
+from onnxopt.runtime import Timing
+from onnxopt.statistics import linear
+from onnxopt_passes.prune import budget as budgets
+from onnxopt_passes.prune import search
+from onnxopt_passes.prune.budget import Budget, Kind, planned
+from onnxopt_passes.prune.collect import collect
+from onnxopt_passes.prune.consumers import ranking
+from onnxopt_passes.prune.judge import Judge
+from onnxopt_passes.prune.widths import allowed
+from onnxopt_passes.prune.workshop import Workshop
+
+SAMPLES = samples_of(60)
+ASIDE = samples_of(20, seed=1)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    model = residual()
+    reads = collect(model, linear.find_all(model.graph), SAMPLES.feeds, SAMPLES.count())
+    shop = Workshop(model, (inner(model), spine(model)), reads, sliced)
+    rankings = {g.name: ranking(g, reads) for g in shop.groups}
+    place = search.space(
+        shop.groups,
+        rankings,
+        lambda g: allowed(g.size, 1, 2),
+        lambda chosen: search.works(chosen, *search.multiplications(reads)),
+    )
+    return shop, place, Judge(model, ASIDE.feeds(), "sqnr")
+
+
+def searched(parts, kind: Kind, value: float) -> Budget:
+    return Budget(*parts, SAMPLES, kind, value)
+
+
+@pytest.mark.parametrize("value", [0.8, 0.5])
+@pytest.mark.parametrize("kind", ["macs", "params"])
+def test_a_counted_budget_is_met(parts, kind, value):
+    shop, place, _ = parts
+    result = searched(parts, kind, value).run()
+    share = getattr(cost.measure(result.model.export()), kind) / getattr(
+        cost.measure(shop.source.export()), kind
+    )
+    assert value - 0.15 < share <= value + budgets.OVER
+    plan = planned(result, place)
+    assert plan["c1"]["width"] == result.widths[0]
+    assert plan["c1"]["kept"] == "all" or len(plan["c1"]["kept"]) == result.widths[0]
+
+
+def test_a_ratio_takes_the_same_share_of_each(parts):
+    result = searched(parts, "ratio", 0.5).run()
+    assert result.widths == [6, 4]
+    assert result.fits
+
+
+def test_the_largest_cut_within_a_drop(parts):
+    result = searched(parts, "drop", 0.002).run()
+    assert result.widths != [12, 8]
+    assert result.judgement.drop <= 0.004
+    milder = searched(parts, "drop", 0.0).run()
+    assert milder.widths == [12, 8]
+    assert not milder.fits
+
+
+def test_a_budget_out_of_reach_says_what_is_left(parts):
+    with pytest.raises(PassError, match=r"macs=0.01 cannot be met: .* leave 0\.\d+"):
+        searched(parts, "macs", 0.01).run()
+
+
+def test_latency_is_measured(parts, monkeypatch):
+    """The clock is replaced by a count, so that the search is put to the test, not the CPU."""
+    shop, _, _ = parts
+
+    def interleave(sessions, feed, seconds):
+        sizes = [session.size for session in sessions]
+        return [Timing(size, size, 0.0, 1) for size in sizes]
+
+    class Sized:
+        def __init__(self, exported, settings):
+            self.size = float(cost.measure(exported).params)
+
+    monkeypatch.setattr(budgets, "Session", Sized)
+    monkeypatch.setattr(budgets, "interleave", interleave)
+    result = searched(parts, "latency", 0.6).run()
+    share = cost.measure(result.model.export()).params / cost.measure(shop.source.export()).params
+    assert share <= 0.6 + budgets.OVER
