@@ -56,7 +56,21 @@ def test_a_counted_budget_is_met(parts, kind, value):
 def test_a_ratio_takes_the_same_share_of_each(parts):
     result = searched(parts, "ratio", 0.5).run()
     assert result.widths == [6, 4]
-    assert result.fits
+
+
+def test_a_fit_that_takes_the_answers_further_away_is_refused(parts, monkeypatch):
+    shop, place, judge = parts
+    plain = judge.of(shop.absorbed(place.keeps([6, 4])))
+
+    def worse(student, *_):
+        for layer in linear.find_all(student.graph):
+            layer.write(0.5 * layer.matrix())
+        return {"c1": None}
+
+    monkeypatch.setattr(Workshop, "fit", lambda _, student, *rest: worse(student))
+    result = searched(parts, "ratio", 0.5).run()
+    assert result.judgement == plain
+    assert result.fits == {}
 
 
 def test_the_largest_cut_within_a_drop(parts):
