@@ -96,19 +96,21 @@ class Moments:
         self._count = 0
         self._finite = True
         self._waiting: list[np.ndarray] = []
+        self._rows = 0
         self._most = max(BLOCK // (groups * width), 16)
 
     def add(self, x: np.ndarray, y: np.ndarray | None = None) -> None:
         """Add rows: x (groups, rows, inputs), y (groups, rows, outputs), float32."""
         self._waiting.append(x if y is None else np.concatenate([x, y], axis=2))
-        if sum(block.shape[1] for block in self._waiting) >= self._most:
+        self._rows += x.shape[1]
+        if self._rows >= self._most:
             self._flush()
 
     def _flush(self) -> None:
         if not self._waiting:
             return
         block = np.concatenate(self._waiting, axis=1)
-        self._waiting = []
+        self._waiting, self._rows = [], 0
         if not np.isfinite(block).all():
             self._finite = False
             return

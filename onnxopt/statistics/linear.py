@@ -222,8 +222,7 @@ class ConvLinear(Linear):
     def rows(self, x: np.ndarray, picks: np.ndarray) -> np.ndarray:  # noqa: D102
         padding = self._padding(x.shape[2:])
         spread = self._spread(x.shape[2:])
-        if any(sum(p) for p in padding):
-            x = np.pad(x, [(0, 0), (0, 0), *padding])
+        x = _padded(x, padding)
         sizes = x.shape[2:]
         sample, *corner = np.unravel_index(picks, (x.shape[0], *spread))
         start = [c * s for c, s in zip(corner, self.strides, strict=True)]
@@ -250,6 +249,17 @@ class ConvLinear(Linear):
         found = y.reshape(y.shape[0], y.shape[1], -1)[sample, :, place]  # (rows, outputs)
         split = found.reshape(len(picks), self.groups, -1).transpose(1, 0, 2)
         return np.ascontiguousarray(split, np.float32)
+
+
+def _padded(x: np.ndarray, padding: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return x with zeros around its spatial axes; `np.pad` takes ten times as long."""
+    if not any(sum(p) for p in padding):
+        return x
+    sizes = [size + sum(p) for size, p in zip(x.shape[2:], padding, strict=True)]
+    found = np.zeros((*x.shape[:2], *sizes), x.dtype)
+    inner = (slice(p[0], p[0] + s) for s, p in zip(x.shape[2:], padding, strict=True))
+    found[(slice(None), slice(None), *inner)] = x
+    return found
 
 
 @dataclass(frozen=True)

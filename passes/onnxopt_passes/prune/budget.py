@@ -1,5 +1,10 @@
 """From a budget to a cut and fitted model.
 
+    reads = collect(source, linear.find_all(source.graph), thinned(samples, CURVES).feeds, ...)
+    rankings = {group.name: ranking(group, reads) for group in groups}
+    place = search.space(groups, rankings, allowed widths, works)
+    Budget(Workshop(source, groups, reads, cut), place, Judge(source, aside), samples, ...).run()
+
 `ratio` takes the same share of every group. `macs`, `params` and `latency` are shares of the source
 that the written model may cost, as it is counted or timed. Without any of them the largest cut is
 looked for that keeps the score.
@@ -27,6 +32,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["ratio", "macs", "params", "latency", "drop"]
 """What a budget limits; `drop` is the fall of the score."""
+
+CURVES = 512
+"""Samples that error curves are drawn from; rows of one layer, not samples, are what counts."""
 
 QUICK = 160
 """Samples of the fits that rank proposals."""
@@ -109,7 +117,7 @@ class Budget:
         return Result(student, list(widths), fits, after)
 
     def _quick(self, widths: Sequence[int]) -> Judgement:
-        return self.made(widths, self.samples.take(QUICK)).judgement
+        return self.made(widths, thinned(self.samples, QUICK)).judgement
 
     def _divergence(self, widths: Sequence[int]) -> float:
         return self.judge.of(self.shop.absorbed(self.place.keeps(widths))).divergence
@@ -168,6 +176,12 @@ class Budget:
         if counts[0].macs is None or not counts[1].macs:
             raise PassError("the MACs of this model cannot be counted; give params= or ratio=")
         return counts[0].macs / counts[1].macs
+
+
+def thinned(samples: Samples, most: int) -> Samples:
+    """Return about so many samples, drawn evenly from all: sets are often sorted by class."""
+    count = samples.count()
+    return samples if count <= most else samples.split(most / count)[1]
 
 
 def planned(result: Result, place: Space) -> dict[str, dict[str, object]]:
