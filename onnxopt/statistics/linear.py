@@ -257,8 +257,9 @@ def _padded(x: np.ndarray, padding: Sequence[tuple[int, int]]) -> np.ndarray:
         return x
     sizes = [size + sum(p) for size, p in zip(x.shape[2:], padding, strict=True)]
     found = np.zeros((*x.shape[:2], *sizes), x.dtype)
-    inner = (slice(p[0], p[0] + s) for s, p in zip(x.shape[2:], padding, strict=True))
-    found[(slice(None), slice(None), *inner)] = x
+    inner = [slice(p[0], p[0] + s) for s, p in zip(x.shape[2:], padding, strict=True)]
+    where = (slice(None), slice(None), *inner)
+    found[where] = x
     return found
 
 

@@ -87,7 +87,7 @@ def test_a_budget_out_of_reach_says_what_is_left(parts):
         searched(parts, "macs", 0.01).run()
 
 
-def test_latency_is_measured(parts, monkeypatch):
+def test_latency_is_measured(parts, monkeypatch, tmp_path):
     """The clock is replaced by a count, so that the search is put to the test, not the CPU."""
     shop, _, _ = parts
 
@@ -99,8 +99,11 @@ def test_latency_is_measured(parts, monkeypatch):
         def __init__(self, exported, settings):
             self.size = float(cost.measure(exported).params)
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(budgets, "Session", Sized)
     monkeypatch.setattr(budgets, "interleave", interleave)
     result = searched(parts, "latency", 0.6).run()
     share = cost.measure(result.model.export()).params / cost.measure(shop.source.export()).params
     assert share <= 0.6 + budgets.OVER
+    monkeypatch.setattr(budgets, "interleave", lambda *_: pytest.fail("timed again"))
+    assert searched(parts, "latency", 0.6).run().widths == result.widths

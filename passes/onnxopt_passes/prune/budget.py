@@ -12,10 +12,13 @@ looked for that keeps the score.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnxopt import cost
+import numpy as np
+
+from onnxopt import cost, verdicts
 from onnxopt.errors import PassError
 from onnxopt.runtime import Session, Settings, interleave
 from onnxopt_passes.prune import search
@@ -23,7 +26,7 @@ from onnxopt_passes.prune import search
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from onnxopt.model import Model
+    from onnxopt.model import Exported, Model
     from onnxopt.samples import Samples
     from onnxopt_passes.prune.judge import Judge, Judgement
     from onnxopt_passes.prune.least_squares import Fit
@@ -163,19 +166,34 @@ class Budget:
 
         return measured
 
+    def _timed(self, source: Exported, cut: Exported, feed: Mapping[str, Any]) -> float:
+        """Return the time of a cut model as a share of the source's; measured once on a machine."""
+        sizes = {name: np.shape(value) for name, value in feed.items()}
+        key = verdicts.key("share of time", _digest(source), _digest(cut), self.shop.threads, sizes)
+        known = verdicts.recall(key)
+        if known is None:
+            settings = Settings(optimize=True, threads=self.shop.threads)
+            sessions = [Session(m, settings) for m in (source, cut)]
+            old, new = interleave(sessions, feed, SECONDS)
+            known = new.minimum / old.minimum
+            verdicts.remember(key, known)
+        return float(known)
+
     def _share(self, model: Model, feed: Mapping[str, Any]) -> float:
         exported, source = model.export(), self.shop.source.export()
         if self.kind == "latency":
-            settings = Settings(optimize=True, threads=self.shop.threads)
-            sessions = [Session(m, settings) for m in (source, exported)]
-            old, new = interleave(sessions, feed, SECONDS)
-            return new.minimum / old.minimum
+            return self._timed(source, exported, feed)
         counts = [cost.measure(m, feed) for m in (exported, source)]
         if self.kind == "params":
             return counts[0].params / counts[1].params
         if counts[0].macs is None or not counts[1].macs:
             raise PassError("the MACs of this model cannot be counted; give params= or ratio=")
         return counts[0].macs / counts[1].macs
+
+
+def _digest(exported: Exported) -> str:
+    text: bytes = exported.proto.SerializeToString(deterministic=True)
+    return hashlib.sha256(text).hexdigest()
 
 
 def thinned(samples: Samples, most: int) -> Samples:
