@@ -107,3 +107,13 @@ def test_latency_is_measured(parts, monkeypatch, tmp_path):
     assert share <= 0.6 + budgets.OVER
     monkeypatch.setattr(budgets, "interleave", lambda *_: pytest.fail("timed again"))
     assert searched(parts, "latency", 0.6).run().widths == result.widths
+
+
+@pytest.mark.parametrize("most", [7, 30, 60, 100])
+def test_samples_are_thinned_evenly(most):
+    found = budgets.thinned(SAMPLES, most)
+    count = sum(1 for _ in found)
+    assert abs(count - min(most, 60)) <= 1
+    feeds = [f["x"].tobytes() for f in SAMPLES.feeds()]
+    places = [feeds.index(f["x"].tobytes()) for f in found.feeds()]
+    assert max(places) >= 60 - 2 * (60 // most + 1)
