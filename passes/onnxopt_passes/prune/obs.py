@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RIDGE = 1e-2
 """Multiple of the mean variance that is added to H's diagonal."""
 
-STEPS = 160
+STEPS = 64
 """Most rounds; of groups with more channels several go in one round."""
 
 
