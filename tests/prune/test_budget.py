@@ -16,8 +16,8 @@ from onnxopt_passes.prune.judge import Judge
 from onnxopt_passes.prune.widths import allowed
 from onnxopt_passes.prune.workshop import Workshop
 
-SAMPLES = samples_of(60)
-ASIDE = samples_of(20, seed=1)
+SAMPLES = samples_of(24)
+ASIDE = samples_of(8, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,8 @@ def test_a_fit_that_takes_the_answers_further_away_is_refused(parts, monkeypatch
     assert result.fits == {}
 
 
-def test_the_largest_cut_within_a_drop(parts):
+def test_the_largest_cut_within_a_drop(parts, monkeypatch):
+    monkeypatch.setattr(search, "BISECTIONS", 3)
     result = searched(parts, "drop", 0.002).run()
     assert result.widths != [12, 8]
     assert result.judgement.drop <= 0.004
@@ -111,9 +112,10 @@ def test_latency_is_measured(parts, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("most", [7, 30, 60, 100])
 def test_samples_are_thinned_evenly(most):
-    found = budgets.thinned(SAMPLES, most)
+    samples = samples_of(60)
+    found = budgets.thinned(samples, most)
     count = sum(1 for _ in found)
     assert abs(count - min(most, 60)) <= 1
-    feeds = [f["x"].tobytes() for f in SAMPLES.feeds()]
+    feeds = [f["x"].tobytes() for f in samples.feeds()]
     places = [feeds.index(f["x"].tobytes()) for f in found.feeds()]
     assert max(places) >= 60 - 2 * (60 // most + 1)

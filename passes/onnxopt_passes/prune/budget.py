@@ -42,6 +42,9 @@ CURVES = 512
 QUICK = 160
 """Samples of the fits that rank proposals."""
 
+FAR = 2.0
+"""A proposal is not worth a fit if its divergence before the fit is that many times the least."""
+
 SECONDS = 1.0
 """Time spent on timing one model against the source."""
 
@@ -137,9 +140,9 @@ class Budget:
                 f"{self.kind}={self.value:g} cannot be met: the groups that may be cut leave"
                 f" {least:.3g}"
             )
-        if len(fitting) == 1:
-            return list(fitting[0])
-        return search.best(fitting, self._quick)[0]
+        before = [self._divergence(widths) for widths in fitting]
+        near = [w for w, d in zip(fitting, before, strict=True) if d <= FAR * min(before)]
+        return near[0] if len(near) == 1 else search.best(near, self._quick)[0]
 
     def _mildest(self) -> list[int]:
         """Return the widths of the largest cut whose score holds; full widths if none does."""
