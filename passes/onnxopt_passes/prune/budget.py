@@ -162,9 +162,11 @@ class Budget:
 
         def measured(widths: Sequence[int]) -> float:
             key = tuple(widths)
+            keeps = self.place.keeps(widths)
             if key not in seen:
-                cut = self.shop.cut(self.shop.source.clone(), self.place.keeps(widths))
-                seen[key] = self._share(cut, feed)
+                seen[key] = (
+                    self._share(self.shop.cut(self.shop.source, keeps), feed) if keeps else 1.0
+                )
             return seen[key]
 
         return measured
