@@ -5,7 +5,7 @@ from residual import inner, residual, samples_of, sliced, spine
 
 from onnxopt import cost
 from onnxopt.errors import PassError
-from onnxopt.runtime import Timing
+from onnxopt.runtime import CannotRun, Timing
 from onnxopt.statistics import linear
 from onnxopt_passes.prune import budget as budgets
 from onnxopt_passes.prune import search
@@ -71,6 +71,17 @@ def test_a_fit_that_takes_the_answers_further_away_is_refused(parts, monkeypatch
     result = searched(parts, "ratio", 0.5).run()
     assert result.judgement == plain
     assert result.fits == {}
+    assert result.why.startswith("fit refused: divergence")
+
+
+def test_a_model_that_cannot_be_run_in_parts_is_cut_all_the_same(parts, monkeypatch):
+    def stuck(*_):
+        raise CannotRun("'s' is no tensor, and a model cannot be cut there")
+
+    monkeypatch.setattr(Workshop, "fit", stuck)
+    result = searched(parts, "ratio", 0.5).run()
+    assert result.widths == [6, 4]
+    assert result.why == "no fit: 's' is no tensor, and a model cannot be cut there"
 
 
 def test_the_largest_cut_within_a_drop(parts, monkeypatch):

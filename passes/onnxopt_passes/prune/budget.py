@@ -20,7 +20,7 @@ import numpy as np
 
 from onnxopt import cost, verdicts
 from onnxopt.errors import PassError
-from onnxopt.runtime import Session, Settings, interleave
+from onnxopt.runtime import CannotRun, Session, Settings, interleave
 from onnxopt_passes.prune import search
 
 if TYPE_CHECKING:
@@ -61,12 +61,14 @@ class Result:
         widths: Of the groups of the space.
         fits: What came out for each layer; empty where no fit was taken.
         judgement: On the samples set aside.
+        why: Why no fit was taken, where one was tried.
     """
 
     model: Model
     widths: list[int]
     fits: dict[str, Fit]
     judgement: Judgement
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,14 @@ class Budget:
         if not keeps:
             return Result(plain, list(widths), {}, before)
         student = self.shop.absorbed(keeps)
-        fits = self.shop.fit(student, keeps, samples.feeds, samples.count())
+        try:
+            fits = self.shop.fit(student, keeps, samples.feeds, samples.count())
+        except CannotRun as e:
+            return Result(plain, list(widths), {}, before, f"no fit: {e}")
         after = self.judge.of(student)
         if after.divergence > before.divergence:
-            return Result(plain, list(widths), {}, before)
+            why = f"fit refused: divergence {after.divergence:.3g}, {before.divergence:.3g} without"
+            return Result(plain, list(widths), {}, before, why)
         return Result(student, list(widths), fits, after)
 
     def _quick(self, widths: Sequence[int]) -> Judgement:
