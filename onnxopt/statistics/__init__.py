@@ -1,7 +1,7 @@
 """What tensors inside a model hold on samples, streamed: memory does not grow with the samples."""
 
 from onnxopt.statistics.grams import Moments, Statistics
-from onnxopt.statistics.linear import Linear
+from onnxopt.statistics.layer import Linear
 from onnxopt.statistics.stages import Stages
 from onnxopt.statistics.tap import Tap
 

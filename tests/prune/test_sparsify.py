@@ -8,7 +8,7 @@ from residual import residual, samples_of
 from onnxopt import Context, Model, spec
 from onnxopt.bisect import Gate
 from onnxopt.errors import SamplesError, SpecError
-from onnxopt.statistics import Tap, linear
+from onnxopt.statistics import Linear, Tap, linear
 from onnxopt.testing import fill
 from onnxopt_passes.prune import mask, sparsify
 from onnxopt_passes.prune.sparsify import Sparsify
@@ -24,7 +24,7 @@ def run(item: Sparsify, model: Model, n: int = 40, **given) -> tuple[Model, int,
     return after.clone(), edits, ctx
 
 
-def layers(model: Model) -> dict[str, linear.Linear]:
+def layers(model: Model) -> dict[str, Linear]:
     return {layer.name: layer for layer in linear.find_all(model.graph)}
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from onnxopt.model import Model
     from onnxopt.statistics.grams import Statistics
-    from onnxopt.statistics.linear import Linear
+    from onnxopt.statistics.layer import Linear
 
 LARGEST = 2304
 """Columns beyond which the taps of a kernel share one matrix (C x C)."""

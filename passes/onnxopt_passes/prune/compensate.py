@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from onnxopt.model import Model
-    from onnxopt.statistics.linear import Linear
+    from onnxopt.statistics.layer import Linear
 
 LARGEST = 4608
 """Columns of the widest layer that is fitted: its matrices take half a gigabyte."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from onnxopt.base import Context
     from onnxopt.model import Model
-    from onnxopt.statistics.linear import Linear
+    from onnxopt.statistics.layer import Linear
     from onnxopt_passes.prune.groups import Group
     from onnxopt_passes.prune.obs import Ranking
     from onnxopt_passes.prune.search import Space

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from onnxopt.base import Context
     from onnxopt.model import Model
     from onnxopt.statistics.grams import Statistics
-    from onnxopt.statistics.linear import Linear
+    from onnxopt.statistics.layer import Linear
 
 PATTERN = re.compile(r"([1-9]\d*):([1-9]\d*)")
 """How many weights stay, of how many neighbours."""

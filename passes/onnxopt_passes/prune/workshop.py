@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from onnxopt.model import Model
-    from onnxopt.statistics.linear import Linear
+    from onnxopt.statistics.layer import Linear
     from onnxopt_passes.prune.collect import Read
     from onnxopt_passes.prune.groups import Group
     from onnxopt_passes.prune.least_squares import Fit
