@@ -1,6 +1,8 @@
 import numpy as np
 import onnx
 import pytest
+from prune import topologies
+
 from onnxopt import cost
 from onnxopt.model import Model
 from onnxopt.runtime import Settings
@@ -8,7 +10,6 @@ from onnxopt.samples import synthetic
 from onnxopt_passes.prune.analysis import analyse
 from onnxopt_passes.prune.certificate import Certifier
 from onnxopt_passes.prune.cut import cut
-from prune import topologies
 
 ALL = {**topologies.LISTED, **topologies.FURTHER}
 

@@ -1,4 +1,4 @@
-"""Small graphs of the kinds that networks are made of, with random weights, for the axis algebra."""
+"""Small graphs of the kinds that networks are made of, with random weights."""
 
 import numpy as np
 import onnx
@@ -24,7 +24,9 @@ class Net:
 
     def op(self, kind, *inputs, outputs=1, **attrs):
         names = [f"t{len(self.nodes)}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(kind, list(inputs), names, f"n{len(self.nodes)}", **attrs))
+        self.nodes.append(
+            helper.make_node(kind, list(inputs), names, f"n{len(self.nodes)}", **attrs)
+        )
         return names[0] if outputs == 1 else names
 
     def ints(self, *values):
@@ -148,10 +150,10 @@ def c2f():
         y = n.conv(x, a, b, k)
         return n.op("Mul", y, n.op("Sigmoid", y))
 
-    x = silu("x", 3, 32)
-    a, b = n.op("Split", silu(x, 32, 32, 1), n.ints(16, 16), outputs=2, axis=1)
-    c = n.op("Add", b, silu(silu(b, 16, 16), 16, 16))
-    x = silu(n.op("Concat", a, b, c, axis=1), 48, 64, 1)
+    x = silu("x", 3, 64)
+    a, b = n.op("Split", silu(x, 64, 64, 1), n.ints(32, 32), outputs=2, axis=1)
+    c = n.op("Add", b, silu(silu(b, 32, 32), 32, 32))
+    x = silu(n.op("Concat", a, b, c, axis=1), 96, 64, 1)
     return n.build(n.conv(x, 64, 12, 1))
 
 
@@ -163,7 +165,9 @@ def vit(fused=False, dynamic=False):
     for _ in range(2):
         y = n.layer_norm(x, d)
         if fused:
-            t = n.op("Transpose", n.reshape(n.linear(y, d, 3 * d), 1, -1, 3, h, 16), perm=[2, 0, 3, 1, 4])
+            t = n.op(
+                "Transpose", n.reshape(n.linear(y, d, 3 * d), 1, -1, 3, h, 16), perm=[2, 0, 3, 1, 4]
+            )
             q, k, v = (n.op("Gather", t, n.const(np.int64(i)), axis=0) for i in range(3))
         else:
             q, k, v = (
@@ -191,7 +195,8 @@ def vit_dynamic():
 
 
 def gqa():
-    n = Net(1, 6, 64)
+    n = Net(1, 6, 8)
+    h = n.linear("x", 8, 64)
 
     def heads(x, count):
         return n.op("Transpose", n.reshape(x, 1, 6, count, 16), perm=[0, 2, 1, 3])
@@ -200,14 +205,14 @@ def gqa():
         x = n.op("Expand", n.op("Unsqueeze", x, n.ints(2)), n.ints(1, 2, 2, 6, 16))
         return n.reshape(x, 1, 4, 6, 16)
 
-    q = heads(n.op("MatMul", "x", n.weight(64, 64)), 4)
-    k, v = (repeat(heads(n.op("MatMul", "x", n.weight(64, 32)), 2)) for _ in range(2))
+    q = heads(n.op("MatMul", h, n.weight(64, 64)), 4)
+    k, v = (repeat(heads(n.op("MatMul", h, n.weight(64, 32)), 2)) for _ in range(2))
     s = n.op("Softmax", n.op("MatMul", q, n.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
     o = n.reshape(n.op("Transpose", n.op("MatMul", s, v), perm=[0, 2, 1, 3]), 1, 6, 64)
-    x = n.op("Add", "x", n.op("MatMul", o, n.weight(64, 64)))
+    x = n.op("Add", h, n.op("MatMul", o, n.weight(64, 64)))
     gate, up = (n.op("MatMul", x, n.weight(64, 256)) for _ in range(2))
     y = n.op("Mul", n.op("Mul", gate, n.op("Sigmoid", gate)), up)
-    return n.build(n.op("MatMul", y, n.weight(256, 64)))
+    return n.build(n.linear(n.op("MatMul", y, n.weight(256, 64)), 64, 10))
 
 
 def lstm(kind="LSTM", directions=1):
@@ -255,11 +260,11 @@ def pixel_shuffle():
 
 def shared():
     n = Net(1, 3, 8, 8)
-    x = n.relu(n.conv("x", 3, 32))
-    w, b = n.weight(32, 32, 3, 3), n.weight(32)
+    x = n.relu(n.conv("x", 3, 64))
+    w, b = n.weight(64, 64, 3, 3), n.weight(64)
     for _ in range(2):
         x = n.relu(n.op("Conv", x, w, b, pads=[1, 1, 1, 1]))
-    return n.build(n.head(x, 32))
+    return n.build(n.head(x, 64))
 
 
 def grouped():
@@ -298,7 +303,9 @@ def unet():
 
 def rotary():
     n = Net(1, 6, 32)
-    cos, sin = (n.const(f(np.arange(48).reshape(6, 8)).astype(np.float32)) for f in (np.cos, np.sin))
+    cos, sin = (
+        n.const(f(np.arange(48).reshape(6, 8)).astype(np.float32)) for f in (np.cos, np.sin)
+    )
 
     def heads(x):
         return n.op("Transpose", n.reshape(x, 1, 6, 4, 8), perm=[0, 2, 1, 3])
