@@ -31,15 +31,22 @@ MOST_OPS = 24
     "inspect",
     epilog=options.examples(
         "onnxopt inspect model.onnx",
+        "onnxopt inspect model.onnx --groups",
         "onnxopt inspect model.onnx --json | jq .op_histogram",
     ),
 )
 @click.argument("model", type=options.FILE)
 @options.calib
 @options.target
+@click.option("--groups", is_flag=True, help="Show what prune can cut, and why it cannot.")
 @options.as_json
 def command(
-    model: Path, calib: str | None, preprocess: str | None, target: str, as_json: bool
+    model: Path,
+    calib: str | None,
+    preprocess: str | None,
+    target: str,
+    groups: bool,
+    as_json: bool,
 ) -> None:
     """Show what is in MODEL, and what each pass would find there.
 
@@ -47,12 +54,27 @@ def command(
     copy, without a proof. Sizes of dynamic dimensions, for MACs, come from a sample of --calib,
     else from a drawn input.
     """
+    if groups:
+        _show_groups(model, as_json)
+        return
     with terminal.Bar() as bar:
         found = facts(model, calib, preprocess, target, bar)
     if as_json:
         terminal.show_json(found)
     else:
         terminal.show(*_page(found))
+
+
+def _show_groups(path: Path, as_json: bool) -> None:
+    """Show the groups that `prune` sees, in the model as it is."""
+    from onnxopt import registry
+    from onnxopt.cli import grouping
+
+    found = registry.load("prune")().survey(options.load(path))
+    if as_json:
+        terminal.show_json({"schema_version": SCHEMA_VERSION, "path": str(path), **found})
+    else:
+        terminal.show(*grouping.page(found))
 
 
 def facts(

@@ -149,6 +149,15 @@ def test_samples_choose_and_fit():
         calibration=[{"x": v[None]} for v in x],
         max_drop=0.9,
     )
-    step = result.report["steps"][-1]
-    assert step["edits"] == 3
-    assert step["evidence"]["certificate"]["groups"] == 3
+    assert result.report["steps"][-1]["edits"] == 3
+    certificate = result.report["proof"]["certificate"]["prune:ratio=0.25:align=none"]
+    assert certificate["groups"] == 3
+    assert certificate["max_drift"] < 2e-6
+
+
+def test_the_survey_says_what_is_frozen_and_how_far_pruning_reaches():
+    found = Prune().survey(Model.from_proto(topologies.plain()))
+    assert 0.9 < found["reach_params"] < 1
+    by_name = {g["name"]: g for g in found["groups"]}
+    assert by_name["w2"]["frozen"] is None
+    assert any("model output" in (g["frozen"] or "") for g in found["groups"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from onnxopt_passes.prune.criteria import named, scores
 from onnxopt_passes.prune.cut import cut
 from onnxopt_passes.prune.decide import LEAST_SAMPLES, Wish, decide
 from onnxopt_passes.prune.obs import Ranking
+from onnxopt_passes.prune.survey import survey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,6 +103,9 @@ class Prune(Pass):
         if result is not None and chosen:
             model.graph = result.graph
         return len(chosen)
+
+    def survey(self, model: Model) -> dict[str, Any]:  # noqa: D102
+        return survey(model)
 
     def _open(self, group: Group, ctx: Context) -> bool:
         """Whether a group may be cut; if not, the report says why."""
