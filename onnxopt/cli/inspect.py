@@ -66,11 +66,15 @@ def command(
 
 
 def _show_groups(path: Path, as_json: bool) -> None:
-    """Show the groups that `prune` sees, in the model as it is."""
+    """Show the groups that `prune` sees, after the passes that it requires."""
     from onnxopt import registry
+    from onnxopt.base import Context
     from onnxopt.cli import grouping
 
-    found = registry.load("prune")().survey(options.load(path))
+    item, model = registry.load("prune")(), options.load(path)
+    for name in item.requires:
+        registry.load(name)().run(model, Context())
+    found = item.survey(model)
     if as_json:
         terminal.show_json({"schema_version": SCHEMA_VERSION, "path": str(path), **found})
     else:

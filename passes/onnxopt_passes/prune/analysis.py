@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from onnxopt_passes.prune.axes import Var
 
 
+PLAIN = ("spatial axis", "gates", "directions")
+"""Reasons that go without saying."""
+
+
 @dataclass(frozen=True)
 class Analysis:
     """What a graph says about its axes.
@@ -43,6 +47,11 @@ class Analysis:
     groups: tuple[Group, ...]
     variables: dict[str, Var]
     unknown: dict[str, tuple[str, ...]]
+
+    @property
+    def told(self) -> tuple[Group, ...]:
+        """Groups that a report is about: not the taps of kernels, nor the gates of an LSTM."""
+        return tuple(g for g in self.groups if not (g.frozen or "").startswith(PLAIN))
 
     @property
     def free(self) -> tuple[Group, ...]:

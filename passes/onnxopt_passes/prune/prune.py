@@ -87,7 +87,7 @@ class Prune(Pass):
         if self.criterion != "obs":
             named(self.criterion)  # a wrong name fails before any work
         analysis = analyse(model)
-        groups = [g for g in analysis.groups if self._open(g, ctx)]
+        groups = [g for g in analysis.told if self._open(g, ctx)]
         allowed = [g for g in groups if ctx.allow(f"group@{g.name}")]
         source = model.clone()
         certifier = Certifier(source, _feeds(source, ctx), _settings(ctx))

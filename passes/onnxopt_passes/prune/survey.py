@@ -37,7 +37,7 @@ def survey(model: Model) -> dict[str, Any]:
                 ],
                 "frozen": g.frozen,
             }
-            for g in analysis.groups
+            for g in analysis.told
         ],
     }
 
