@@ -88,6 +88,8 @@ def test_curves_are_scaled_to_what_was_measured(place):
     assert found.proposal(0.6)[1] >= place.proposal(0.6)[1]
     only = place.calibrated([12, 4], divergence).choices
     np.testing.assert_array_equal(only[0].errors, place.choices[0].errors)
+    nothing = place.calibrated(place.halves(), lambda widths: 0.0)
+    assert all(c.error(c.widths[0]) > 0 for c in nothing.choices), "no channel is free"
     proposals = search.propose(place, 0.5, divergence)
     budget = 0.5 * place.costs.total([12, 8])
     assert len(proposals) >= 2

@@ -28,6 +28,9 @@ ROUNDS = 6
 NEAR = 0.02
 """Share of the budget that a measured cost may stay below it."""
 
+NOTHING = 1e-6
+"""Smallest divergence that is told from none; a curve of zeros would give channels away for free."""
+
 BISECTIONS = 5
 """Cuts that are tried to find the largest one that holds."""
 
@@ -88,7 +91,7 @@ class Space:
             error, scale = choice.error(widths[i]), 1.0
             if error > 0:
                 measured = divergence([*full[:i], widths[i], *full[i + 1 :]])
-                scale = measured / error if np.isfinite(measured) else scale
+                scale = max(measured, NOTHING) / error if np.isfinite(measured) else scale
             choices.append(replace(choice, errors=choice.errors * scale))
         return replace(self, choices=choices)
 
