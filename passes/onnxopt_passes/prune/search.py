@@ -29,7 +29,7 @@ NEAR = 0.02
 """Share of the budget that a measured cost may stay below it."""
 
 NOTHING = 1e-6
-"""Smallest divergence that is told from none; a curve of zeros would give channels away for free."""
+"""Smallest divergence that is told from none: a curve of zeros would give channels away."""
 
 BISECTIONS = 5
 """Cuts that are tried to find the largest one that holds."""
