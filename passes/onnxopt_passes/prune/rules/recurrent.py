@@ -37,6 +37,9 @@ def recurrent(sheet: Sheet, node: gs.Node) -> None:
     if axes.size(hidden) is None or axes.size(r[1]) != gates * (axes.size(hidden) or 0):
         raise Standback("its weights do not fit its gates")
     sheet.unify(x[2], w[2], node)
+    for slot, tensor in enumerate(node.inputs[1:4]):
+        if match.given(node, slot + 1):
+            sheet.freeze(sheet.axes(tensor)[0], node, "directions")
     reason = f"gates ({node.op} {node.name!r})"
     rows = Prod((axes.new(gates, reason), hidden))
     sheet.unify(w[1], rows, node)
