@@ -88,7 +88,9 @@ def test_curves_are_scaled_to_what_was_measured(place):
     assert found.proposal(0.6)[1] >= place.proposal(0.6)[1]
     only = place.calibrated([12, 4], divergence).choices
     np.testing.assert_array_equal(only[0].errors, place.choices[0].errors)
-    proposals = search.propose(place, 0.5, divergence)
+    nothing = place.calibrated(place.halves(), lambda widths: 0.0)
+    assert all(c.error(c.widths[0]) > 0 for c in nothing.choices), "no channel is free"
+    proposals = search.propose(place, lambda make: make(0.5), divergence)
     budget = 0.5 * place.costs.total([12, 8])
     assert len(proposals) >= 2
     assert all(place.costs.total(widths) <= budget for widths in proposals)
@@ -107,7 +109,7 @@ def test_a_measured_budget_is_met(place):
     def measured(widths):
         return 10 + 90 * (place.costs.total(widths) / place.costs.total([12, 8])) ** 0.8
 
-    share = search.within(place, 0.6, measured, 100.0)
+    share = search.within(place.proposal, 0.6, measured, 100.0)
     got = measured(place.proposal(share))
     assert got <= 60
     assert got > 50

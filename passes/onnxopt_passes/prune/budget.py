@@ -137,8 +137,11 @@ class Budget:
     def _within(self) -> list[int]:
         """Return the best widths whose measured cost keeps within the budget."""
         meter = self._meter()
-        share = search.within(self.place, self.value, meter, 1.0)
-        proposals = search.propose(self.place, share, self._divergence)
+
+        def met(proposal: Callable[[float], list[int]]) -> list[int]:
+            return proposal(search.within(proposal, self.value, meter, 1.0))
+
+        proposals = search.propose(self.place, met, self._divergence)
         fitting = [w for w in proposals if meter(w) <= self.value + OVER]
         if not fitting:
             least = min(map(meter, proposals))

@@ -100,7 +100,7 @@ class Judge:
         p, q = (metrics.class_probabilities(found) for found in (wanted, outputs))
         if p is not None and q is not None and p.shape == q.shape:
             logs = np.log(p + FLOOR) - np.log(q + FLOOR)
-            return float(np.mean(np.sum(p * logs, axis=-1)))
+            return max(float(np.mean(np.sum(p * logs, axis=-1))), 0.0)
         theirs = dict(flat(outputs))
         found = [
             float(np.sum((theirs[name].astype(np.float64) - want) ** 2)) / self._variances[name]

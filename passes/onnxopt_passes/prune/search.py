@@ -28,6 +28,9 @@ ROUNDS = 6
 NEAR = 0.02
 """Share of the budget that a measured cost may stay below it."""
 
+NOTHING = 1e-6
+"""Smallest divergence that is told from none: a curve of zeros would give channels away."""
+
 BISECTIONS = 5
 """Cuts that are tried to find the largest one that holds."""
 
@@ -88,7 +91,7 @@ class Space:
             error, scale = choice.error(widths[i]), 1.0
             if error > 0:
                 measured = divergence([*full[:i], widths[i], *full[i + 1 :]])
-                scale = measured / error if np.isfinite(measured) else scale
+                scale = max(measured, NOTHING) / error if np.isfinite(measured) else scale
             choices.append(replace(choice, errors=choice.errors * scale))
         return replace(self, choices=choices)
 
@@ -98,26 +101,24 @@ class Space:
 
 
 def propose(
-    place: Space, share: float, divergence: Callable[[Sequence[int]], float]
+    place: Space,
+    met: Callable[[Callable[[float], list[int]]], list[int]],
+    divergence: Callable[[Sequence[int]], float],
 ) -> list[list[int]]:
-    """Return different widths within a share of the full cost.
+    """Return different widths at the same cost.
 
     The widths of least error; those of least divergence as it was measured for each group alone, at
     half its width and then at the width that came out; and equal shares.
 
     Args:
         place: The groups.
-        share: Of the predicted cost.
+        met: Given what makes widths from a predicted share, returns those that meet the budget.
         divergence: Of the model cut to given widths, not fitted.
     """
     first = place.calibrated(place.halves(), divergence)
-    second = first.calibrated(first.proposal(share), divergence)
-    found = [
-        place.proposal(share),
-        first.proposal(share),
-        second.proposal(share),
-        place.equal(share),
-    ]
+    start = met(first.proposal)
+    second = first.calibrated(start, divergence)
+    found = [met(place.proposal), start, met(second.proposal), met(place.equal)]
     return [w for i, w in enumerate(found) if w not in found[:i]]
 
 
@@ -195,12 +196,15 @@ def best(
 
 
 def within(
-    place: Space, share: float, measured: Callable[[Sequence[int]], float], whole: float
+    proposal: Callable[[float], list[int]],
+    share: float,
+    measured: Callable[[Sequence[int]], float],
+    whole: float,
 ) -> float:
     """Return the predicted share whose widths cost the given share when it is measured.
 
     Args:
-        place: The groups.
+        proposal: Makes widths from a predicted share.
         share: Of the measured cost of the source.
         measured: Measures the cost at given widths.
         whole: Measured cost of the source.
@@ -212,7 +216,7 @@ def within(
     low, high, asked = 0.0, 1.0, share
     kept = None
     for _ in range(ROUNDS):
-        got = measured(place.proposal(asked)) / whole
+        got = measured(proposal(asked)) / whole
         if got <= share:
             low, kept = asked, asked
             if got >= share - NEAR:
