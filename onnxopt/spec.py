@@ -1,7 +1,8 @@
 """Text to passes and back: `fuse,prune:ratio=0.5:criterion=l2`.
 
 Options are the fields of a pass, converted by their annotations: bool, int, float, str, tuples of
-those (values separated by `+`), `Literal`, and any of them or None. `render` gives the text that
+those (values separated by `+`), `Literal`, and any of them or None. A value may have colons in it
+(`pattern=2:4`, `criterion=module:function`). `render` gives the text that
 `parse` turns into the same passes.
 """
 
@@ -84,12 +85,20 @@ def _one(text: str) -> Pass:
     given: dict[str, str] = {}
     for option in options:
         key, equals, value = option.partition("=")
+        if not equals and given and not _near(cls, option):
+            given[list(given)[-1]] += f":{option}"  # a value with a colon: pattern=2:4
+            continue
         if not equals:
             raise SpecError(f"{name}: option {option!r} has no value; write {option}=VALUE")
         if key in given:
             raise SpecError(f"{name}: option {key!r} is given twice")
         given[key] = value
     return build(cls, given)
+
+
+def _near(cls: type[Pass], option: str) -> bool:
+    """Whether a text is, or looks like, the name of an option."""
+    return bool(get_close_matches(option, [f.name for f in dataclasses.fields(cls)], n=1))
 
 
 def build(cls: type[Pass], given: dict[str, Any]) -> Pass:

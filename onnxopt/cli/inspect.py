@@ -31,6 +31,7 @@ MOST_OPS = 24
     "inspect",
     epilog=options.examples(
         "onnxopt inspect model.onnx",
+        "onnxopt inspect model.onnx --groups",
         "onnxopt inspect model.onnx --json | jq .op_histogram",
     ),
 )
@@ -38,6 +39,7 @@ MOST_OPS = 24
 @options.calib
 @options.target
 @click.option("--html", type=options.FILE, metavar="FILE", help="Write a page to look at there.")
+@click.option("--groups", is_flag=True, help="Show what prune can cut, and why it cannot.")
 @options.as_json
 def command(
     model: Path,
@@ -45,6 +47,7 @@ def command(
     preprocess: str | None,
     target: str,
     html: Path | None,
+    groups: bool,
     as_json: bool,
 ) -> None:
     """Show what is in MODEL, and what each pass would find there.
@@ -53,6 +56,9 @@ def command(
     copy, without a proof. Sizes of dynamic dimensions, for MACs, come from a sample of --calib,
     else from a drawn input.
     """
+    if groups:
+        _show_groups(model, as_json)
+        return
     if html is not None:
         reports.check(html, model)
     with terminal.Bar() as bar:
@@ -71,6 +77,22 @@ def _write_page(html: Path, model: Path, found: Facts) -> None:
 
     nodes = outline.nodes(options.load(model).export())
     reports.write_text(html, render_inspect({**found, "node_list": nodes}))
+
+
+def _show_groups(path: Path, as_json: bool) -> None:
+    """Show the groups that `prune` sees, after the passes that it requires."""
+    from onnxopt import registry
+    from onnxopt.base import Context
+    from onnxopt.cli import grouping
+
+    item, model = registry.load("prune")(), options.load(path)
+    for name in item.requires:
+        registry.load(name)().run(model, Context())
+    found = item.survey(model)
+    if as_json:
+        terminal.show_json({"schema_version": SCHEMA_VERSION, "path": str(path), **found})
+    else:
+        terminal.show(*grouping.page(found))
 
 
 def facts(

@@ -1,0 +1,204 @@
+"""First and second moments of what layers read and compute, summed up in float64.
+
+Of rows x (what a layer reads) and y (what it should compute): n, sum x, sum y, sum x x^T,
+sum y x^T, sum y^2. Rows are collected to blocks, onnxruntime multiplies a block in float32, and
+blocks are added in float64. Rows are shifted by the mean of the first block before they are
+multiplied, so that nothing is lost where the mean is large against the spread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxopt.model import Exported
+from onnxopt.runtime import Session, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BLOCK = 1 << 21
+"""Elements of a block of rows."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments of rows; of layers with groups, one set a group along the first axis.
+
+    Attributes:
+        count: How many rows there were.
+        x: Mean of x, (groups, inputs).
+        y: Mean of y, (groups, outputs).
+        xx: Covariance of x, (groups, inputs, inputs).
+        yx: Covariance of y and x, (groups, outputs, inputs).
+        yy: Variance of each y, (groups, outputs).
+    """
+
+    count: int
+    x: np.ndarray
+    y: np.ndarray
+    xx: np.ndarray
+    yx: np.ndarray
+    yy: np.ndarray
+
+    def raw(self) -> Statistics:
+        """Return the same about zero, for layers that have no bias: `error` then takes b = 0."""
+        return Statistics(
+            self.count,
+            np.zeros_like(self.x),
+            np.zeros_like(self.y),
+            self.xx + self.x[:, :, None] * self.x[:, None, :],
+            self.yx + self.y[:, :, None] * self.x[:, None, :],
+            self.yy + self.y**2,
+        )
+
+    def of_group(self, group: int) -> Statistics:
+        """Return the moments of one group, as a set of one."""
+        one = slice(group, group + 1)
+        parts = (self.x, self.y, self.xx, self.yx, self.yy)
+        return Statistics(self.count, *(part[one] for part in parts))
+
+    def error(self, matrix: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Return the mean of (y - W x - b)^2 for each output, (groups, outputs).
+
+        Args:
+            matrix: W, (groups, outputs, inputs).
+            offsets: b, (groups, outputs).
+        """
+        product = matrix @ self.xx
+        spread = self.yy - 2 * (matrix * self.yx).sum(-1) + (product * matrix).sum(-1)
+        bias = self.y - np.einsum("goi,gi->go", matrix, self.x) - offsets
+        return np.asarray(np.maximum(spread, 0) + bias**2)
+
+
+class Moments:
+    """Sums over rows; memory does not grow with their number.
+
+    Args:
+        groups: How many sets of rows there are.
+        inputs: Length of a row of x.
+        outputs: Length of a row of y, 0 where only x matters.
+        threads: Threads of onnxruntime.
+    """
+
+    def __init__(self, groups: int, inputs: int, outputs: int = 0, threads: int = 1) -> None:
+        self._inputs, self._threads = inputs, threads
+        width = inputs + outputs
+        self._shift: np.ndarray | None = None
+        self._total = np.zeros((groups, width))
+        self._products = np.zeros((groups, inputs, width))
+        self._squares = np.zeros((groups, outputs))
+        self._count = 0
+        self._finite = True
+        self._waiting: list[np.ndarray] = []
+        self._rows = 0
+        self._most = max(BLOCK // (groups * width), 16)
+
+    def add(self, x: np.ndarray, y: np.ndarray | None = None) -> None:
+        """Add rows: x (groups, rows, inputs), y (groups, rows, outputs), float32."""
+        self._waiting.append(x if y is None else np.concatenate([x, y], axis=2))
+        self._rows += x.shape[1]
+        if self._rows >= self._most:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        block = np.concatenate(self._waiting, axis=1)
+        self._waiting, self._rows = [], 0
+        if not np.isfinite(block).all():
+            self._finite = False
+            return
+        if self._shift is None:
+            self._shift = block.mean(axis=1, dtype=np.float64).astype(np.float32)
+        block -= self._shift[:, None, :]
+        self._count += block.shape[1]
+        self._total += block.sum(axis=1, dtype=np.float64)
+        self._squares += np.square(block[:, :, self._inputs :], dtype=np.float64).sum(axis=1)
+        self._products += product(block[:, :, : self._inputs], block, self._threads)
+
+    def statistics(self) -> Statistics:
+        """Return the moments of all rows so far.
+
+        Raises:
+            ValueError: There were none, or some were not finite.
+        """
+        self._flush()
+        if not self._finite:
+            raise ValueError("values that are not finite")
+        if self._shift is None:
+            raise ValueError("no rows")
+        n, k = self._count, self._inputs
+        mean = self._total / n
+        products = self._products / n - mean[:, :k, None] * mean[:, None, :]
+        shift = self._shift.astype(np.float64)
+        return Statistics(
+            n,
+            mean[:, :k] + shift[:, :k],
+            mean[:, k:] + shift[:, k:],
+            products[:, :, :k],
+            products[:, :, k:].transpose(0, 2, 1),
+            np.maximum(self._squares / n - mean[:, k:] ** 2, 0),
+        )
+
+
+def merged(parts: Sequence[Statistics]) -> Statistics:
+    """Return the moments of several sets of rows together."""
+    total = sum(p.count for p in parts)
+    share = [p.count / total for p in parts]
+
+    def mean(values: list[np.ndarray]) -> np.ndarray:
+        return np.asarray(sum(s * v for s, v in zip(share, values, strict=True)))
+
+    x, y = mean([p.x for p in parts]), mean([p.y for p in parts])
+    raw = [p.raw() for p in parts]
+    return Statistics(
+        total,
+        x,
+        y,
+        mean([p.xx for p in raw]) - x[:, :, None] * x[:, None, :],
+        mean([p.yx for p in raw]) - y[:, :, None] * x[:, None, :],
+        np.maximum(mean([p.yy for p in raw]) - y**2, 0),
+    )
+
+
+def product(a: np.ndarray, b: np.ndarray, threads: int = 1) -> np.ndarray:
+    """Return A^T B of each group, multiplied by onnxruntime.
+
+    Args:
+        a: float32, (groups, rows, m).
+        b: float32, (groups, rows, n).
+        threads: Threads of onnxruntime.
+
+    Returns:
+        float32, (groups, m, n).
+    """
+    feed = {"a": np.ascontiguousarray(a), "b": np.ascontiguousarray(b)}
+    return np.asarray(_multiplier(threads).run(feed)["c"])
+
+
+@cache
+def _multiplier(threads: int) -> Session:
+    """Return a session for c = a^T b; made on first use, by every process for itself."""
+    shape = ["g", "r", "m"]
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [
+            helper.make_node("Transpose", ["a"], ["t"], perm=[0, 2, 1]),
+            helper.make_node("MatMul", ["t", "b"], ["c"]),
+        ],
+        "products",
+        [
+            helper.make_tensor_value_info("a", kind, shape),
+            helper.make_tensor_value_info("b", kind, ["g", "r", "n"]),
+        ],
+        [helper.make_tensor_value_info("c", kind, ["g", "m", "n"])],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    return Session(Exported(model, {}), Settings(optimize=True, threads=threads))
