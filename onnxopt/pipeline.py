@@ -56,7 +56,14 @@ def run(model: Model, job: Job, samples: Samples | None) -> Run:
             proof.rebase(current)
     job.progress("done", 1.0)
     return Run(
-        source, current, before, tuple(steps), proof, tuple(_notes(note, proof)), tuple(stages)
+        source,
+        current,
+        before,
+        tuple(steps),
+        proof,
+        tuple(_notes(note, proof)),
+        tuple(stages),
+        note,
     )
 
 
