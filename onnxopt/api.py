@@ -12,7 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnxopt import __version__, details, latency, metrics, pipeline, report, spec
-from onnxopt.errors import ModelError, OutputError, SlowerError, SpecError
+from onnxopt.errors import ModelError, NoopError, OutputError, SlowerError, SpecError
 from onnxopt.job import Job, quiet
 from onnxopt.model import Exported, Model, files
 from onnxopt.proof import Terms
@@ -84,6 +84,7 @@ def optimize(
     require_proof: bool | None = None,
     allow_synthetic: bool = False,
     allow_slower: bool = False,
+    fail_on_noop: bool = False,
     external_data: bool = False,
     timing: bool = True,
     detail: bool = False,
@@ -111,6 +112,7 @@ def optimize(
         require_proof: Refuse where outputs cannot be compared; None: lossy passes refuse.
         allow_synthetic: Let lossy passes do without real samples.
         allow_slower: Write even what measures slower than the source.
+        fail_on_noop: Refuse a result that a lossy pass had no part in.
         external_data: Keep large weights in a file beside the model.
         timing: Whether to measure latency; without, a slower result is not noticed.
         detail: Whether the report also tells where the time goes, and lists all nodes before and
@@ -153,6 +155,8 @@ def optimize(
         staged=detail,
     )
     run = pipeline.run(loaded, job, samples)
+    if fail_on_noop:
+        _demand_edits(run)
     times = _times(run, progress) if timing else None
     if times is not None and times.slower and not allow_slower:
         raise SlowerError(
@@ -165,6 +169,13 @@ def optimize(
     seconds = time.perf_counter() - start
     found = report.build(run, times, __version__, loaded.path, destination, seconds, more)
     return Result(run.result, run.steps, found)
+
+
+def _demand_edits(run: Run) -> None:
+    for item, step in zip(run.passes, run.steps, strict=True):
+        if not item.exact and not step.edits:
+            said = "; ".join(step.notes) or "it says nothing of it"
+            raise NoopError(f"{step.spec} changed nothing, so nothing is written: {said}")
 
 
 def _load(model: Source) -> Model:

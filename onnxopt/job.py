@@ -100,6 +100,7 @@ class Run:
         notes: What the report should say of the run.
         stages: The model after each pass; empty unless the job asks for them.
         objection: Why onnx.checker does not vouch for the source; empty if it does.
+        passes: What was run, one a step.
     """
 
     source: Exported
@@ -110,3 +111,4 @@ class Run:
     notes: tuple[str, ...]
     stages: tuple[Exported, ...] = ()
     objection: str = ""
+    passes: tuple[Pass, ...] = ()

@@ -64,6 +64,7 @@ def run(model: Model, job: Job, samples: Samples | None) -> Run:
         tuple(_notes(note, proof)),
         tuple(stages),
         note,
+        job.passes,
     )
 
 

@@ -60,13 +60,13 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         traces = [str(Path(folder) / f"trace{i}") for i in range(len(models))]
         sessions = [
-            Session(model, dataclasses.replace(settings, trace=trace))
+            Session(model, dataclasses.replace(settings, profile=trace))
             for model, trace in zip(models, traces, strict=True)
         ]
         for _ in range(WARM + RUNS):
             for session in sessions:
                 session.run(feed)
-        files = [Path(session.end_trace()) for session in sessions]
+        files = [Path(session.profiled()) for session in sessions]
         return [_kernels(json.loads(file.read_text("utf-8"))) for file in files]
 
 

@@ -5,6 +5,7 @@ onnxruntime is imported on first use, so that `onnxopt --help` does without it.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -69,14 +70,17 @@ class Settings:
         threads: Threads within an operator.
         custom_ops: Libraries of custom operators.
         lean: Spend less memory instead of less time: no arena, no repacked weights.
-        trace: Path before the name of onnxruntime's profile; empty for none.
+        rewritten: Where to write the graph that onnxruntime makes of the model, a path that ends
+            in `.onnx`; its weights go to a file beside it that ends in `.data`.
+        profile: Prefix of the file that times of single nodes are written to.
     """
 
     optimize: bool = False
     threads: int = 1
     custom_ops: tuple[str, ...] = ()
     lean: bool = False
-    trace: str = ""
+    rewritten: str | None = None
+    profile: str | None = None
 
 
 class Session:
@@ -109,9 +113,13 @@ class Session:
             options.enable_cpu_mem_arena = False
             options.enable_mem_pattern = False
             options.add_session_config_entry("session.disable_prepacking", "1")
-        if settings.trace:
+        if settings.rewritten is not None:
+            options.optimized_model_filepath = settings.rewritten
+            entry = "session.optimized_model_external_initializers_file_name"
+            options.add_session_config_entry(entry, f"{os.path.basename(settings.rewritten)}.data")
+        if settings.profile is not None:
             options.enable_profiling = True
-            options.profile_file_prefix = settings.trace
+            options.profile_file_prefix = settings.profile
         proto = exported.proto
         files.release()
         try:
@@ -136,8 +144,8 @@ class Session:
         except _failures() as e:
             raise CannotRun(_one_line(e)) from e
 
-    def end_trace(self) -> str:
-        """Stop profiling; return the path of the profile, which is JSON."""
+    def profiled(self) -> str:
+        """End profiling; return the path of the file with the times of all runs so far."""
         return str(self._session.end_profiling())
 
     def seconds(

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--allow-synthetic", is_flag=True, help="Let lossy passes do without real samples.")
 @click.option("--allow-slower", is_flag=True, help="Write even what measures slower.")
+@click.option("--fail-on-noop", is_flag=True, help="Refuse where a lossy pass changes nothing.")
 @options.custom_ops
 @click.option(
     "--repro", type=options.FILE, metavar="DIR",
