@@ -99,6 +99,7 @@ class Run:
         proof: What candidates were held against.
         notes: What the report should say of the run.
         stages: The model after each pass; empty unless the job asks for them.
+        objection: Why onnx.checker does not vouch for the source; empty if it does.
         passes: What was run, one a step.
     """
 
@@ -109,4 +110,5 @@ class Run:
     proof: Proof
     notes: tuple[str, ...]
     stages: tuple[Exported, ...] = ()
+    objection: str = ""
     passes: tuple[Pass, ...] = ()

@@ -63,6 +63,7 @@ def run(model: Model, job: Job, samples: Samples | None) -> Run:
         proof,
         tuple(_notes(note, proof)),
         tuple(stages),
+        note,
         job.passes,
     )
 

@@ -131,6 +131,7 @@ def _proof(run: Run) -> dict[str, Any]:
     return {
         "proven": not proof.unproven,
         "reason": proof.unproven or None,
+        "objection": run.objection or None,
         "metric": None if verdict is None else verdict.metric,
         "value": None if verdict is None else verdict.value,
         "drop": None if verdict is None else verdict.drop,

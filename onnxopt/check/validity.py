@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import onnx
 
 from onnxopt import structure
+from onnxopt.check import flow
 from onnxopt.check.finding import Level, Rule
-from onnxopt.check.subject import STANDARD, Scope, bodies
+from onnxopt.check.subject import STANDARD, Scope
 from onnxopt.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from onnxopt.check.subject import Subject
 
@@ -125,12 +127,12 @@ def cycle(subject: Subject) -> Iterator[tuple[str, str]]:
     after it, mostly because two tensors share a name.
     """
     for scope in subject.scopes:
-        stuck = _unsorted(scope)[1]
+        stuck = flow.unsorted(scope)[1]
         if stuck:
             names = [scope.label(n) for n in stuck]
             yield names[0], f"nodes depend on each other in a circle: {_some(names)}"
-    calls = _calls(subject)
-    for name in _circular(calls):
+    calls = flow.calls(subject)
+    for name in flow.circular(calls):
         yield name, f"function {name} calls itself, by way of {_some(sorted(calls[name]))}"
 
 
@@ -140,7 +142,7 @@ def order(subject: Subject) -> Iterator[tuple[str, str]]:
     ONNX asks for topological order, and most runtimes rely on it. `--fix` sorts them.
     """
     for scope in subject.scopes:
-        early, stuck = _unsorted(scope)
+        early, stuck = flow.unsorted(scope)
         if early and not stuck:
             names = [scope.label(n) for n in early]
             yield names[0], f"nodes come before those that they depend on: {_some(names)}"
@@ -192,84 +194,11 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _unsorted(scope: Scope) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
-    """Return the nodes that come too early, and those that no order can serve."""
-    position = {name: i for i, n in enumerate(scope.nodes) for name in n.output if name}
-    needs = [{position[name] for name in _reads(node) if name in position} for node in scope.nodes]
-    early = [n for i, n in enumerate(scope.nodes) if any(j >= i for j in needs[i])]
-    if not early:
-        return [], []
-    waiting = {i: set(found) for i, found in enumerate(needs)}
-    users: dict[int, list[int]] = {}
-    for i, found in enumerate(needs):
-        for j in found:
-            users.setdefault(j, []).append(i)
-    ready = [i for i, found in waiting.items() if not found]
-    while ready:
-        done = ready.pop()
-        del waiting[done]
-        for i in users.get(done, ()):
-            waiting[i].discard(done)
-            if not waiting[i]:
-                ready.append(i)
-    return early, [scope.nodes[i] for i in _on_cycles(waiting)]
-
-
-def _on_cycles(waiting: Mapping[int, set[int]]) -> list[int]:
-    """Drop what only depends on a circle without being in one."""
-    left = dict(waiting)
-    while True:
-        needed = set().union(*left.values()) if left else set()
-        loose = [i for i in left if i not in needed]
-        if not loose:
-            return sorted(left)
-        for i in loose:
-            del left[i]
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Return all names that a node reads from the graph that it is in, by its bodies too."""
-    found = {name for name in node.input if name}
-    for _, body in bodies(node):
-        inner = {v.name for v in body.output}.union(*map(_reads, body.node))
-        own = {v.name for v in body.input} | {t.name for t in body.initializer}
-        own.update(t.values.name for t in body.sparse_initializer)
-        own.update(name for n in body.node for name in n.output)
-        found |= inner - own
-    return found
-
-
-def _calls(subject: Subject) -> dict[str, set[str]]:
-    """Return which model-local functions call which."""
-    names = {f"{f.domain}::{f.name}" for f in subject.proto.functions}
-    calls: dict[str, set[str]] = {name: set() for name in names}
-    for scope in subject.scopes:
-        caller = next((n for n in names if scope.path.startswith(f"{n}/")), None)
-        if caller is not None:
-            called = {f"{n.domain}::{n.op_type}" for n in scope.nodes}
-            calls[caller] |= called & names
-    return calls
-
-
-def _circular(calls: dict[str, set[str]]) -> list[str]:
-    found = []
-    for name in sorted(calls):
-        reached: set[str] = set()
-        stack = list(calls[name])
-        while stack:
-            other = stack.pop()
-            if other not in reached:
-                reached.add(other)
-                stack.extend(calls[other])
-        if name in reached:
-            found.append(name)
-    return found
-
-
 def _newer(subject: Subject) -> bool:
     return bool(subject.opset > onnx.defs.onnx_opset_version())
 
 
+@lru_cache(maxsize=1)
 def _broken(subject: Subject) -> bool:
     """Whether rules here have more to say than onnx's own code, which may not survive it."""
     return any(

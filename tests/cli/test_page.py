@@ -195,6 +195,20 @@ def test_evidence_of_any_kind_becomes_json():
     }  # fmt: skip
 
 
+def test_what_the_checker_does_not_vouch_for_is_said(report):
+    assert view.trust(report)[0]["ok"] is True
+    report["proof"]["objection"] = "opset 99 is newer than this onnx knows; it is not checked"
+    first = view.trust(report)[0]
+    assert (first["ok"], first["why"]) == (None, report["proof"]["objection"])
+
+
+def test_an_objection_of_the_checker_reaches_the_report(cli, make):
+    make("odd.onnx", "g (float[2] x) => (float[3] y) { y = Relu(x) }")
+    found = cli("run", "odd.onnx", "--json").json
+    assert "onnx.checker objects to the source" in found["proof"]["objection"]
+    assert cli("run", "model.onnx", "--json").json["proof"]["objection"] is None
+
+
 def test_nodes_are_marked_by_what_became_of_them(report):
     marks = view.graphs(report)
     assert {n["name"]: n["mark"] for n in marks["before"]}["same"] == "gone"

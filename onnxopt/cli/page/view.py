@@ -58,7 +58,9 @@ def trust(report: Facts) -> list[Facts]:
     """Return what was checked: `ok` (True, False, or None for with care), `what` and `why`."""
     proof = report["proof"]
     runtime = report["versions"]["onnxruntime"]
-    found = [_check(True, "Valid", "onnx.checker with full shape inference passes.")]
+    objection = proof.get("objection")
+    valid = "onnx.checker with full shape inference passes."
+    found = [_check(None if objection else True, "Valid", objection or valid)]
     if not proof["proven"]:
         return [*found, _check(False, "Outputs not compared", proof["reason"] or "unknown reason")]
     found.append(_check(True, "Runs", f"It loads and runs in onnxruntime {runtime}."))
