@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +84,10 @@ class Pass(ABC):
     exact: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ()
     calibrated: ClassVar[bool] = False
+
+    def survey(self, model: Model) -> dict[str, Any]:
+        """Return what the pass sees in a model, for `onnxopt inspect --groups`; mostly nothing."""
+        return {}
 
     @abstractmethod
     def run(self, model: Model, ctx: Context) -> int:

@@ -140,6 +140,15 @@ def summarize(metric: str, source: list[float], scores: list[float]) -> Verdict:
     return Verdict(metric, float(np.mean(scores)), float(np.mean(drops)), error, n)
 
 
+def class_probabilities(outputs: Outputs) -> np.ndarray | None:
+    """Return the probabilities of the first output of shape (rows, classes), None if there is none.
+
+    Scores that are no probabilities go through softmax.
+    """
+    found = _find_scores(outputs)
+    return None if found is None else _probabilities(found.astype(np.float64))
+
+
 def _imported(name: str) -> Score:
     module, _, function = name.partition(":")
     sys.path.insert(0, os.getcwd())

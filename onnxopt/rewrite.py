@@ -136,12 +136,8 @@ def _try(
         size = len(graph.nodes)
         if not ctx.allow(label):
             continue
-        reasons = match.MISSES.get()
-        known = 0 if reasons is None else len(reasons)
-        if not rule.rewrite(graph, node):
+        if not _fires(rule, label, graph, node):
             ctx.retract(label)
-            if reasons is not None:
-                reasons[known:] = [f"{label}: {reason}" for reason in reasons[known:]]
             continue
         fired += 1
         for n in (*around, *_around(node), *graph.nodes[size:]):
@@ -151,6 +147,16 @@ def _try(
             for near in _around(n):
                 touched[id(near)] = near
     return fired
+
+
+def _fires(rule: Rule, label: str, graph: gs.Graph, node: gs.Node) -> bool:
+    """Try a rule; give the reasons why it stands back its label, and forget those if it fires."""
+    reasons = match.MISSES.get()
+    known = 0 if reasons is None else len(reasons)
+    fires = rule.rewrite(graph, node)
+    if reasons is not None:
+        reasons[known:] = [] if fires else [f"{label}: {reason}" for reason in reasons[known:]]
+    return fires
 
 
 def _around(node: gs.Node) -> list[gs.Node]:

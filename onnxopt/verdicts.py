@@ -49,10 +49,10 @@ def _file() -> Path:
 
 def _all() -> dict[str, Any]:
     try:
-        found = json.loads(_file().read_text("utf-8"))
+        found: dict[str, Any] = json.loads(_file().read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found
 
 
 def _flags() -> str:

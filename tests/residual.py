@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx.parser
 
 from onnxopt import Model
+from onnxopt.model import ir
 from onnxopt.samples.base import Sample, Samples
+from onnxopt.statistics import linear
 from onnxopt.testing import fill
+from onnxopt_passes.prune.groups import Group, Member, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RESIDUAL = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -38,6 +46,41 @@ def residual() -> Model:
             fan = w[0].size if node.op == "Conv" else len(w)
             node.inputs[1].values = (w / w.std() * (2 / fan) ** 0.5).astype(np.float32)
     return model
+
+
+def inner(model: Model) -> Group:
+    """Return the channels between the two convolutions of the branch."""
+    c1, c2 = (layer for layer in linear.find_all(model.graph) if layer.name in ("c1", "c2"))
+    columns = np.arange(12)[:, None]
+    members = (
+        Member(c1.node, c1.weight, 0, Role.PRODUCER, columns),
+        Member(c1.node, c1.node.inputs[2], 0, Role.PASS, columns),
+        Member(c2.node, c2.weight, 1, Role.CONSUMER, columns),
+    )
+    return Group("c1", 12, members)
+
+
+def spine(model: Model) -> Group:
+    """Return the channels of the sum that the branch is added to."""
+    layers = {layer.name: layer for layer in linear.find_all(model.graph)}
+    columns = np.arange(8)[:, None]
+    made = [layers["c0"], layers["c2"]]
+    members = [Member(x.node, x.weight, 0, Role.PRODUCER, columns) for x in made]
+    members += [Member(x.node, x.node.inputs[2], 0, Role.PASS, columns) for x in made]
+    read = [(layers["c1"], 1), (layers["y"], 0)]
+    members += [Member(x.node, x.weight, axis, Role.CONSUMER, columns) for x, axis in read]
+    return Group("c0", 8, tuple(members))
+
+
+def sliced(model: Model, keeps: Mapping[str, np.ndarray]) -> Model:
+    """Return the model without the channels of these groups that do not stay."""
+    found = model.clone()
+    weights = {t.name: t for n in found.graph.nodes for t in n.inputs if isinstance(t, ir.Constant)}
+    for group in (inner(model), spine(model)):
+        for member in group.members if group.name in keeps else ():
+            weight = weights[member.constant.name]
+            weight.values = np.take(weight.values, keeps[group.name], axis=member.axis)
+    return found.clone()
 
 
 def samples_of(n: int, shape: tuple[int, ...] = (1, 6, 5, 5), seed: int = 0) -> Samples:

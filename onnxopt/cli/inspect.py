@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxopt.cli import options, tables, terminal
+from onnxopt.cli import options, reports, tables, terminal
 from onnxopt.errors import SamplesError
 
 if TYPE_CHECKING:
@@ -31,15 +31,24 @@ MOST_OPS = 24
     "inspect",
     epilog=options.examples(
         "onnxopt inspect model.onnx",
+        "onnxopt inspect model.onnx --groups",
         "onnxopt inspect model.onnx --json | jq .op_histogram",
     ),
 )
 @click.argument("model", type=options.FILE)
 @options.calib
 @options.target
+@click.option("--html", type=options.FILE, metavar="FILE", help="Write a page to look at there.")
+@click.option("--groups", is_flag=True, help="Show what prune can cut, and why it cannot.")
 @options.as_json
 def command(
-    model: Path, calib: str | None, preprocess: str | None, target: str, as_json: bool
+    model: Path,
+    calib: str | None,
+    preprocess: str | None,
+    target: str,
+    html: Path | None,
+    groups: bool,
+    as_json: bool,
 ) -> None:
     """Show what is in MODEL, and what each pass would find there.
 
@@ -47,12 +56,43 @@ def command(
     copy, without a proof. Sizes of dynamic dimensions, for MACs, come from a sample of --calib,
     else from a drawn input.
     """
+    if groups:
+        _show_groups(model, as_json)
+        return
+    if html is not None:
+        reports.check(html, model)
     with terminal.Bar() as bar:
         found = facts(model, calib, preprocess, target, bar)
+    if html is not None:
+        _write_page(html, model, found)
     if as_json:
         terminal.show_json(found)
     else:
-        terminal.show(*_page(found))
+        terminal.show(*_page(found), f"wrote {html}" if html is not None else None)
+
+
+def _write_page(html: Path, model: Path, found: Facts) -> None:
+    from onnxopt import outline
+    from onnxopt.cli.page import render_inspect
+
+    nodes = outline.nodes(options.load(model).export())
+    reports.write_text(html, render_inspect({**found, "node_list": nodes}))
+
+
+def _show_groups(path: Path, as_json: bool) -> None:
+    """Show the groups that `prune` sees, after the passes that it requires."""
+    from onnxopt import registry
+    from onnxopt.base import Context
+    from onnxopt.cli import grouping
+
+    item, model = registry.load("prune")(), options.load(path)
+    for name in item.requires:
+        registry.load(name)().run(model, Context())
+    found = item.survey(model)
+    if as_json:
+        terminal.show_json({"schema_version": SCHEMA_VERSION, "path": str(path), **found})
+    else:
+        terminal.show(*grouping.page(found))
 
 
 def facts(

@@ -2,7 +2,7 @@
 
 from onnxopt.statistics.grams import Moments, Statistics
 from onnxopt.statistics.histogram import Histogram
-from onnxopt.statistics.linear import Linear
+from onnxopt.statistics.layer import Linear
 from onnxopt.statistics.stages import Stages
 from onnxopt.statistics.tap import Tap
 

@@ -57,6 +57,12 @@ class Statistics:
             self.yy + self.y**2,
         )
 
+    def of_group(self, group: int) -> Statistics:
+        """Return the moments of one group, as a set of one."""
+        one = slice(group, group + 1)
+        parts = (self.x, self.y, self.xx, self.yx, self.yy)
+        return Statistics(self.count, *(part[one] for part in parts))
+
     def error(self, matrix: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Return the mean of (y - W x - b)^2 for each output, (groups, outputs).
 
@@ -90,19 +96,21 @@ class Moments:
         self._count = 0
         self._finite = True
         self._waiting: list[np.ndarray] = []
+        self._rows = 0
         self._most = max(BLOCK // (groups * width), 16)
 
     def add(self, x: np.ndarray, y: np.ndarray | None = None) -> None:
         """Add rows: x (groups, rows, inputs), y (groups, rows, outputs), float32."""
         self._waiting.append(x if y is None else np.concatenate([x, y], axis=2))
-        if sum(block.shape[1] for block in self._waiting) >= self._most:
+        self._rows += x.shape[1]
+        if self._rows >= self._most:
             self._flush()
 
     def _flush(self) -> None:
         if not self._waiting:
             return
         block = np.concatenate(self._waiting, axis=1)
-        self._waiting = []
+        self._waiting, self._rows = [], 0
         if not np.isfinite(block).all():
             self._finite = False
             return

@@ -1,13 +1,15 @@
 """Sparsify writes the zeros that it was asked for, and updates the other weights."""
 
 import numpy as np
+import onnx.parser
 import pytest
 from residual import residual, samples_of
 
 from onnxopt import Context, Model, spec
 from onnxopt.bisect import Gate
 from onnxopt.errors import SamplesError, SpecError
-from onnxopt.statistics import Tap, linear
+from onnxopt.statistics import Linear, Tap, linear
+from onnxopt.testing import fill
 from onnxopt_passes.prune import mask, sparsify
 from onnxopt_passes.prune.sparsify import Sparsify
 
@@ -22,7 +24,7 @@ def run(item: Sparsify, model: Model, n: int = 40, **given) -> tuple[Model, int,
     return after.clone(), edits, ctx
 
 
-def layers(model: Model) -> dict[str, linear.Linear]:
+def layers(model: Model) -> dict[str, Linear]:
     return {layer.name: layer for layer in linear.find_all(model.graph)}
 
 
@@ -129,3 +131,25 @@ def test_updates_are_those_of_least_squares():
     assert not found[:, 0].any()
     want = w[0] @ s[:, 1:] @ np.linalg.inv(s[1:, 1:])
     np.testing.assert_allclose(found[:, 1:], want, rtol=1e-6)
+
+
+def test_weights_elsewhere_are_named():
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,40] x, bool c, int64[M] i) => (float[N,40] y, float[M,40] e)
+       <float[40,40] w, float[40,40] v, float[50,40] table> {
+       a = MatMul(x, w)
+       b = MatMul(a, w)
+       y = If(c) <then_branch = t () => (float[P,40] p) { p = MatMul(b, v) },
+                  else_branch = f () => (float[P,40] q) { q = Neg(b) }>
+       e = Gather(table, i)
+    }"""
+    model = Model.from_proto(fill(onnx.parser.parse_model(text)))
+    ctx = Context(samples_of(4))
+    assert Sparsify().run(model, ctx) == 0
+    shared = "its weight is shared, or no weight of a Conv, Gemm or MatMul"
+    assert ctx.untouched == {
+        "a": f"MatMul: {shared}",
+        "b": f"MatMul: {shared}",
+        "e": f"Gather: {shared}",
+        "y.then_branch/p": "MatMul: its weight is in a body",
+    }

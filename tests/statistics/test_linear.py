@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from onnxopt import Model, match
 from onnxopt.samples import synthetic
-from onnxopt.statistics import Tap, linear
+from onnxopt.statistics import Linear, Tap, linear
 from onnxopt.testing import fill
 
 
@@ -18,7 +18,7 @@ def model_of(body: str, types: str, source: str = "float[N,4,M,L] x") -> Model:
     return Model.from_proto(fill(onnx.parser.parse_model(text)))
 
 
-def assert_linear(model: Model) -> linear.Linear:
+def assert_linear(model: Model) -> Linear:
     """Assert that W x + b, of rows that are drawn, is y; return the layer."""
     (layer,) = linear.find_all(model.graph)
     tap = Tap(model, [layer.source, layer.output])

@@ -19,6 +19,7 @@ from onnxopt.runtime import Settings
 from onnxopt.statistics.dependence import Dependence
 from onnxopt.statistics.grams import Moments
 from onnxopt.statistics.stages import Stages
+from onnxopt_passes.prune.collect import held, rows_a_sample
 from onnxopt_passes.prune.least_squares import Fit, refit
 
 if TYPE_CHECKING:
@@ -28,16 +29,10 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from onnxopt.model import Model
-    from onnxopt.statistics.linear import Linear
+    from onnxopt.statistics.layer import Linear
 
-HELD = 4
-"""One sample in so many chooses the strength of the ridge, and whether the fit is taken."""
-
-ROWS = 64
-"""Rows of a layer that are read of one sample, at least."""
-
-ENOUGH = 8
-"""Rows that are wanted in all, for each input of a layer."""
+LARGEST = 4608
+"""Columns of the widest layer that is fitted: its matrices take half a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,31 @@ class Twin:
     student: Linear
     teacher: Linear
     kept: np.ndarray | None = None
+
+
+def twins(
+    teacher: Sequence[Linear], student: Sequence[Linear], kept: Mapping[str, np.ndarray]
+) -> list[Twin]:
+    """Return the layers of a cut model that its uncut one has too, by their names.
+
+    Args:
+        teacher: Layers of the uncut model.
+        student: Layers of the cut model.
+        kept: Which outputs stayed, of layers that lost some, by name. Where they are not given, a
+            layer that lost outputs is left out.
+    """
+    by_name = {layer.name: layer for layer in teacher}
+    found = []
+    for layer in student:
+        origin = by_name.get(layer.name)
+        if origin is None:
+            continue
+        index = kept.get(layer.name)
+        groups, outputs, _ = layer.shape
+        theirs = origin.shape[0] * origin.shape[1] if index is None else len(index)
+        if groups * outputs == theirs:
+            found.append(Twin(layer, origin, index))
+    return found
 
 
 @dataclass(frozen=True)
@@ -83,7 +103,7 @@ def compensate(
     Args:
         teacher: The uncut model.
         student: The cut model; weights and biases of the layers change.
-        twins: The layers to fit.
+        twins: The layers to fit; those with more than `LARGEST` columns are left as they are.
         feeds: Starts a pass over the samples' inputs.
         count: How many samples there are.
         seed: Draws the rows.
@@ -95,6 +115,7 @@ def compensate(
     Raises:
         CannotRun: A model cannot be run in parts.
     """
+    twins = [twin for twin in twins if twin.student.shape[2] <= LARGEST]
     stages = _schedule(student.graph, twins)
     settings = Settings(optimize=True, threads=threads)
     ours = Stages(
@@ -134,7 +155,7 @@ class _Collector:
     ) -> None:
         self.twin, self._target, self._seed = twin, target, seed
         groups, outputs, inputs = twin.student.shape
-        self._most = max(ROWS, -(-ENOUGH * inputs // max(count, 1)))
+        self._most = rows_a_sample(twin.student, count)
         self._parts = [Moments(groups, inputs, outputs, threads) for _ in range(2)]
 
     def add(self, sample: int, values: Any, y: np.ndarray) -> None:
@@ -145,7 +166,7 @@ class _Collector:
         if self._target.shortcut is not None:
             y = y - next(values)
         picks = layer.pick(x.shape, self._most, (*self._seed, sample))
-        part = self._parts[sample % HELD == HELD - 1]
+        part = self._parts[held(sample)]
         part.add(layer.rows(x, picks), layer.targets(y, picks))
 
     def fit(self) -> Fit:
@@ -154,10 +175,10 @@ class _Collector:
         matrix = layer.matrix()
         offsets = layer.offsets().reshape(matrix.shape[:2])
         try:
-            fitted, held = (part.statistics() for part in self._parts)
+            fitted, held_out = (part.statistics() for part in self._parts)
         except ValueError:
             return Fit(matrix, offsets, np.inf, np.inf, None)
-        found = refit(fitted, held, matrix, offsets, layer.biased)
+        found = refit(fitted, held_out, matrix, offsets, layer.biased)
         if found.ridge is not None:
             layer.write(found.matrix, found.offsets.reshape(-1) if layer.biased else None)
         return found

@@ -24,11 +24,8 @@ from onnxopt.statistics.grams import merged
 if TYPE_CHECKING:
     from onnxopt.statistics.grams import Statistics
 
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+RIDGES = (1e-5, 1e-3, 1e-2, 1e-1, 1.0)
 """Multiples of the mean variance of an input that are tried."""
-
-ABSORB = 1e-4
-"""The same, where only the uncut model has been looked at."""
 
 TINY = 1e-12
 """Smallest variance, to divide by."""
@@ -134,7 +131,7 @@ def absorb(
     part: Statistics,
     kept: np.ndarray,
     biased: bool = True,
-    ridge: float = ABSORB,
+    ridge: float = 1e-4,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the best layer on some of its inputs, the inputs being what they were.
 

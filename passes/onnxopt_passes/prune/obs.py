@@ -24,11 +24,8 @@ if TYPE_CHECKING:
 RIDGE = 1e-2
 """Multiple of the mean variance that is added to H's diagonal."""
 
-STEPS = 160
+STEPS = 64
 """Most rounds; of groups with more channels several go in one round."""
-
-LARGEST = 2304
-"""Columns beyond which the taps of a kernel share one matrix of their channels (C x C)."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +38,15 @@ class Reader:
             make up for their mean, else their second moments about zero.
         channels: (n,) which channels of the group it reads; each at most once.
         columns: (n, k) the columns of each of them.
-        weight: How much its error counts.
+        power: What its error is measured against: the variance of the tensor that its output
+            enters, summed over the channels.
     """
 
     matrix: np.ndarray
     second: np.ndarray
     channels: np.ndarray
     columns: np.ndarray
-    weight: float = 1.0
-
-    def energy(self) -> float:
-        """Return the power of what it computes: tr(W S W^T)."""
-        return float(np.sum((self.matrix @ self.second) * self.matrix))
+    power: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class Ranking:
     Attributes:
         order: (channels,) which goes first, second, ...
         errors: (channels + 1,) the error once that many have gone: the sum over the consumers of
-            error / power of the output, by weight. Rises from 0.
+            squared error / power. Rises from 0.
     """
 
     order: np.ndarray
@@ -115,8 +109,7 @@ class _State:
         self._m = np.linalg.inv(damp(second[None], ridge)[0])
         self._columns = reader.columns.copy()
         self._channels = reader.channels.copy()
-        power = reader.energy()
-        self._scale = reader.weight / power if power > 0 else 0.0
+        self._scale = 1 / reader.power if reader.power > 0 else 0.0
 
     def _corners(self) -> np.ndarray:
         return np.linalg.inv(self._m[self._columns[:, :, None], self._columns[:, None, :]])

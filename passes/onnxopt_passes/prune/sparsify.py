@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from onnxopt import match
 from onnxopt.base import Pass
 from onnxopt.errors import SamplesError
+from onnxopt.model import ir
 from onnxopt.runtime import Settings
 from onnxopt.statistics import linear
 from onnxopt.statistics.dependence import levels
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from onnxopt.base import Context
     from onnxopt.model import Model
     from onnxopt.statistics.grams import Statistics
-    from onnxopt.statistics.linear import Linear
+    from onnxopt.statistics.layer import Linear
 
 PATTERN = re.compile(r"([1-9]\d*):([1-9]\d*)")
 """How many weights stay, of how many neighbours."""
@@ -90,7 +92,9 @@ class Sparsify(Pass):
 
     def run(self, model: Model, ctx: Context) -> int:
         """Set weights to zero, layer by layer in the order of the data flow."""
-        layers = [layer for layer in linear.find_all(model.graph) if self._wanted(layer, ctx)]
+        found = linear.find_all(model.graph)
+        self._name_others(model, {id(layer.node) for layer in found}, ctx)
+        layers = [layer for layer in found if self._wanted(layer, ctx)]
         allowed = [layer for layer in layers if ctx.allow(f"sparsify@{layer.name}")]
         if not allowed:
             return 0
@@ -104,6 +108,18 @@ class Sparsify(Pass):
         }
         ctx.notes.append(SIZE_ONLY)
         return len(allowed)
+
+    def _name_others(self, model: Model, known: set[int], ctx: Context) -> None:
+        """Say which nodes with large weights are no layers that can be changed."""
+        for path, graph in model.graphs():
+            for node in graph.nodes:
+                values = [v for t in node.inputs if (v := match.constant(t)) is not None]
+                large = any(v.dtype.kind == "f" and v.size >= self.min_weights for v in values)
+                if large and id(node) not in known:
+                    where = (
+                        "in a body" if path else "shared, or no weight of a Conv, Gemm or MatMul"
+                    )
+                    ctx.untouched[f"{path}{ir.label(node)}"] = f"{node.op}: its weight is {where}"
 
     def _wanted(self, layer: Linear, ctx: Context) -> bool:
         """Whether a layer is to be changed; says why if it is not."""

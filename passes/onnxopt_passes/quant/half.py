@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnxopt.errors import SpecError
+
 if TYPE_CHECKING:
     from onnxopt.base import Context
     from onnxopt.model import Model
@@ -20,5 +22,8 @@ def convert(model: Model, options: Quant, ctx: Context) -> int:
 
     Returns:
         How many nodes were converted.
+
+    Raises:
+        SpecError: This version cannot do it.
     """
-    raise NotImplementedError
+    raise SpecError(f"quant: mode={options.mode} is not in this version")

@@ -50,4 +50,6 @@ def complete(model: Model, ctx: Context, floats: Mapping[str, str]) -> None:
             continue
         known = (floats.get(units.label(r)) for r in readers if r.outputs)
         ops = ", ".join(sorted({r.op for r in readers}))
-        ctx.untouched[name] = next((k for k in known if k), f"{ops} has no integer form")
+        ctx.untouched[name] = next(
+            (k for k in known if k), f"read by {ops}, which is not among what was quantized"
+        )

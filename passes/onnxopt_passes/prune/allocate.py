@@ -1,0 +1,174 @@
+"""How wide each group becomes: the least error at a given cost.
+
+Each group has an error curve, `Ranking.errors`, and widths it may take. Starting from the full
+widths, the step that adds the least error for the cost it saves is taken, until the cost is met. A
+step goes to any lower width, so that flat and steep parts of a curve are passed in one: for costs
+that add up over groups this is the lower convex hull, Lagrange's optimum. Costs here do not quite
+add up, as a layer costs (share of its inputs) x (share of its outputs); each step is priced with
+the others as they are. Width 0, where it is allowed, drops the branch that the group is inside of.
+
+The errors must be comparable between groups: squared error as a share of the power of the tensor
+that it enters, which for a layer in a residual branch is the sum, not the branch. Whatever the
+curve says, candidates are then compared by what they do to the outputs: the error of a layer is a
+proxy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one layer, or one weight, costs.
+
+    Attributes:
+        amount: Its cost at full width: MACs, parameters, or seconds.
+        axes: For each of its axes that can be cut, group -> share of the axis that one channel of
+            the group holds.
+    """
+
+    amount: float
+    axes: tuple[Mapping[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A group as allocation sees it.
+
+    Attributes:
+        size: How many channels it has.
+        errors: (size + 1,) the error once that many channels have gone.
+        widths: Widths that it may take, ascending; `size` is one of them.
+    """
+
+    size: int
+    errors: np.ndarray
+    widths: tuple[int, ...]
+
+    def error(self, width: int) -> float:
+        """Return the error at a width."""
+        return float(self.errors[self.size - width])
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The cost of a whole model at any widths.
+
+    Attributes:
+        works: All that costs something, cut or not.
+        sizes: Full width of each group.
+    """
+
+    works: Sequence[Work]
+    sizes: Sequence[int]
+    _of: dict[int, list[Work]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for work in self.works:
+            for group in {g for axis in work.axes for g in axis}:
+                self._of.setdefault(group, []).append(work)
+
+    def total(self, widths: Sequence[int]) -> float:
+        """Return the cost of the whole model."""
+        return sum(self._cost(work, widths) for work in self.works)
+
+    def saved(self, widths: Sequence[int], group: int, width: int) -> float:
+        """Return what it saves to bring one group to another width."""
+        other = list(widths)
+        other[group] = width
+        works = self._of.get(group, [])
+        return sum(self._cost(w, widths) - self._cost(w, other) for w in works)
+
+    def _cost(self, work: Work, widths: Sequence[int]) -> float:
+        cost = work.amount
+        for axis in work.axes:
+            cost *= 1 - sum(share * (self.sizes[g] - widths[g]) for g, share in axis.items())
+        return cost
+
+
+def uniform(choices: Sequence[Choices], costs: Costs, budget: float) -> list[int]:
+    """Return the same share of every group, the largest within the budget.
+
+    Widths are rounded to the nearest that is allowed. Where even the least is too dear it is
+    returned all the same.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        share = (low + high) / 2
+        if costs.total(_shared(choices, share)) > budget:
+            high = share
+        else:
+            low = share
+    return _shared(choices, low)
+
+
+def _shared(choices: Sequence[Choices], share: float) -> list[int]:
+    return [min(c.widths, key=lambda w: (abs(w - share * c.size), -w)) for c in choices]
+
+
+def least_error(
+    choices: Sequence[Choices], costs: Costs, budget: float, power: float = 1.0
+) -> list[int]:
+    """Return the widths of least total error within the budget.
+
+    Args:
+        choices: The groups.
+        costs: The cost of the model.
+        budget: What it may cost.
+        power: Errors count to this power: above 1 spreads them, below 1 concentrates them.
+
+    Returns:
+        A width a group; the least of all where the budget cannot be met.
+    """
+    widths = [c.widths[-1] for c in choices]
+    total = costs.total(widths)
+    curves = [{w: c.error(w) ** power for w in c.widths} for c in choices]
+    while total > budget:
+        best = _cheapest(curves, costs, widths)
+        if best is None:
+            return widths
+        group, width = best
+        total -= costs.saved(widths, group, width)
+        widths[group] = width
+    return _trimmed(curves, costs, widths, budget)
+
+
+def _cheapest(
+    curves: Sequence[Mapping[int, float]], costs: Costs, widths: Sequence[int]
+) -> tuple[int, int] | None:
+    """Return the step (group, width) that adds the least error for the cost it saves."""
+    best, least = None, np.inf
+    for group, curve in enumerate(curves):
+        now = widths[group]
+        for width, error in curve.items():
+            saved = costs.saved(widths, group, width) if width < now else 0.0
+            if saved > 0 and (error - curve[now]) / saved < least:
+                best, least = (group, width), (error - curve[now]) / saved
+    return best
+
+
+def _trimmed(
+    curves: Sequence[Mapping[int, float]], costs: Costs, widths: list[int], budget: float
+) -> list[int]:
+    """Widen groups again with what the last step saved beyond need, most error per cost first."""
+    room = budget - costs.total(widths)
+    while True:
+        best, most = None, 0.0
+        for group, curve in enumerate(curves):
+            now = widths[group]
+            for width, error in curve.items():
+                price = -costs.saved(widths, group, width) if width > now else np.inf
+                if 0 < price <= room and (curve[now] - error) / price > most:
+                    best, most = (group, width), (curve[now] - error) / price
+        if best is None:
+            return widths
+        group, width = best
+        room += costs.saved(widths, group, width)
+        widths[group] = width

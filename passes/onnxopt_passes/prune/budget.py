@@ -1,0 +1,230 @@
+"""From a budget to a cut and fitted model.
+
+    reads = collect(source, linear.find_all(source.graph), thinned(samples, CURVES).feeds, ...)
+    rankings = {group.name: ranking(group, reads) for group in groups}
+    place = search.space(groups, rankings, allowed widths, works)
+    Budget(Workshop(source, groups, reads, cut), place, Judge(source, aside), samples, ...).run()
+
+`ratio` takes the same share of every group. `macs`, `params` and `latency` are shares of the source
+that the written model may cost, as it is counted or timed. Without any of them the largest cut is
+looked for that keeps the score.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from onnxopt import cost, verdicts
+from onnxopt.errors import PassError
+from onnxopt.runtime import CannotRun, Session, Settings, interleave
+from onnxopt_passes.prune import search
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from onnxopt.model import Exported, Model
+    from onnxopt.samples import Samples
+    from onnxopt_passes.prune.judge import Judge, Judgement
+    from onnxopt_passes.prune.least_squares import Fit
+    from onnxopt_passes.prune.search import Space
+    from onnxopt_passes.prune.workshop import Workshop
+
+Kind = Literal["ratio", "macs", "params", "latency", "drop"]
+"""What a budget limits; `drop` is the fall of the score."""
+
+CURVES = 512
+"""Samples that error curves are drawn from; rows of one layer, not samples, are what counts."""
+
+QUICK = 160
+"""Samples of the fits that rank proposals."""
+
+FAR = 2.0
+"""A proposal is not worth a fit if its divergence before the fit is that many times the least."""
+
+SECONDS = 1.0
+"""Time spent on timing one model against the source."""
+
+OVER = 0.01
+"""By how much a counted cost may be over its budget: widths are whole numbers."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A cut model.
+
+    Attributes:
+        model: Cut and fitted.
+        widths: Of the groups of the space.
+        fits: What came out for each layer; empty where no fit was taken.
+        judgement: On the samples set aside.
+        why: Why no fit was taken, where one was tried.
+    """
+
+    model: Model
+    widths: list[int]
+    fits: dict[str, Fit]
+    judgement: Judgement
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A search for the best cut within a budget.
+
+    Attributes:
+        shop: Makes cut models.
+        place: The groups to choose widths of.
+        judge: Compares models on samples set aside.
+        samples: What models are fitted on; none of them is one of the judge's.
+        kind: What is limited.
+        value: Ratio to take; share of the source's cost to leave; or the drop to allow.
+    """
+
+    shop: Workshop
+    place: Space
+    judge: Judge
+    samples: Samples
+    kind: Kind
+    value: float
+
+    def run(self) -> Result:
+        """Return the best cut that was found.
+
+        Raises:
+            PassError: No cut keeps within the budget.
+        """
+        if self.kind == "ratio":
+            shares = [1 - self.value] * len(self.place.choices)
+            pairs = zip(self.place.choices, shares, strict=True)
+            widths = [min(c.widths, key=lambda w: abs(w - s * c.size)) for c, s in pairs]
+        elif self.kind == "drop":
+            widths = self._mildest()
+        else:
+            widths = self._within()
+        return self.made(widths, self.samples)
+
+    def made(self, widths: Sequence[int], samples: Samples) -> Result:
+        """Return the model cut to some widths, fitted on some samples, and judged.
+
+        A fit that takes the answers further away than the cut alone is refused as a whole.
+        """
+        keeps = self.place.keeps(widths)
+        plain = self.shop.absorbed(keeps)
+        before = self.judge.of(plain)
+        if not keeps:
+            return Result(plain, list(widths), {}, before)
+        student = self.shop.absorbed(keeps)
+        try:
+            fits = self.shop.fit(student, keeps, samples.feeds, samples.count())
+        except CannotRun as e:
+            return Result(plain, list(widths), {}, before, f"no fit: {e}")
+        after = self.judge.of(student)
+        if after.divergence > before.divergence:
+            why = f"fit refused: divergence {after.divergence:.3g}, {before.divergence:.3g} without"
+            return Result(plain, list(widths), {}, before, why)
+        return Result(student, list(widths), fits, after)
+
+    def _quick(self, widths: Sequence[int]) -> Judgement:
+        return self.made(widths, thinned(self.samples, QUICK)).judgement
+
+    def _divergence(self, widths: Sequence[int]) -> float:
+        return self.judge.of(self.shop.absorbed(self.place.keeps(widths))).divergence
+
+    def _within(self) -> list[int]:
+        """Return the best widths whose measured cost keeps within the budget."""
+        meter = self._meter()
+
+        def met(proposal: Callable[[float], list[int]]) -> list[int]:
+            return proposal(search.within(proposal, self.value, meter, 1.0))
+
+        proposals = search.propose(self.place, met, self._divergence)
+        fitting = [w for w in proposals if meter(w) <= self.value + OVER]
+        if not fitting:
+            least = min(map(meter, proposals))
+            raise PassError(
+                f"{self.kind}={self.value:g} cannot be met: the groups that may be cut leave"
+                f" {least:.3g}"
+            )
+        before = [self._divergence(widths) for widths in fitting]
+        near = [w for w, d in zip(fitting, before, strict=True) if d <= FAR * min(before)]
+        return near[0] if len(near) == 1 else search.best(near, self._quick)[0]
+
+    def _mildest(self) -> list[int]:
+        """Return the widths of the largest cut whose score holds; full widths if none does."""
+        place = self.place.calibrated(self.place.halves(), self._divergence)
+
+        def proposals(share: float) -> list[list[int]]:
+            found = [place.proposal(share), self.place.proposal(share)]
+            return found[:1] if found[0] == found[1] else found
+
+        found = search.largest(proposals, self._quick, self.value)
+        return [c.size for c in self.place.choices] if found is None else found[0]
+
+    def _meter(self) -> Callable[[Sequence[int]], float]:
+        """Return what measures the cost of a cut to given widths, as a share of the source's."""
+        feed = next(self.samples.feeds())
+        seen: dict[tuple[int, ...], float] = {}
+
+        def measured(widths: Sequence[int]) -> float:
+            key = tuple(widths)
+            keeps = self.place.keeps(widths)
+            if key not in seen:
+                seen[key] = (
+                    self._share(self.shop.cut(self.shop.source, keeps), feed) if keeps else 1.0
+                )
+            return seen[key]
+
+        return measured
+
+    def _timed(self, source: Exported, cut: Exported, feed: Mapping[str, Any]) -> float:
+        """Return the time of a cut model as a share of the source's; measured once on a machine."""
+        sizes = {name: np.shape(value) for name, value in feed.items()}
+        key = verdicts.key("share of time", _digest(source), _digest(cut), self.shop.threads, sizes)
+        known = verdicts.recall(key)
+        if known is None:
+            settings = Settings(optimize=True, threads=self.shop.threads)
+            sessions = [Session(m, settings) for m in (source, cut)]
+            old, new = interleave(sessions, feed, SECONDS)
+            known = new.minimum / old.minimum
+            verdicts.remember(key, known)
+        return float(known)
+
+    def _share(self, model: Model, feed: Mapping[str, Any]) -> float:
+        exported, source = model.export(), self.shop.source.export()
+        if self.kind == "latency":
+            return self._timed(source, exported, feed)
+        counts = [cost.measure(m, feed) for m in (exported, source)]
+        if self.kind == "params":
+            return counts[0].params / counts[1].params
+        if counts[0].macs is None or not counts[1].macs:
+            raise PassError("the MACs of this model cannot be counted; give params= or ratio=")
+        return counts[0].macs / counts[1].macs
+
+
+def _digest(exported: Exported) -> str:
+    text: bytes = exported.proto.SerializeToString(deterministic=True)
+    return hashlib.sha256(text).hexdigest()
+
+
+def thinned(samples: Samples, most: int) -> Samples:
+    """Return about so many samples, drawn evenly from all: sets are often sorted by class."""
+    count = samples.count()
+    return samples if count <= most else samples.split(most / count)[1]
+
+
+def planned(result: Result, place: Space) -> dict[str, dict[str, object]]:
+    """Return what was decided, group by group, for reports and plans."""
+    keeps = place.keeps(result.widths)
+    return {
+        group.name: {
+            "size": group.size,
+            "width": width,
+            "error": round(choice.error(width), 6),
+            "kept": [int(i) for i in keeps[group.name]] if group.name in keeps else "all",
+        }
+        for group, choice, width in zip(place.groups, place.choices, result.widths, strict=True)
+    }

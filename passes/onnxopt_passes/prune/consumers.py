@@ -1,0 +1,100 @@
+"""Groups seen from the layers that read them: rankings, and weights that make up for a cut."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxopt.model import ir
+from onnxopt_passes.prune.collect import from_channel
+from onnxopt_passes.prune.least_squares import RIDGES, absorb
+from onnxopt_passes.prune.obs import Ranking, Reader, rank
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onnxopt.statistics.grams import Statistics
+    from onnxopt_passes.prune.collect import Read
+    from onnxopt_passes.prune.groups import Group, Member
+
+
+def ranking(group: Group, reads: Mapping[str, Read], least: int = 1) -> Ranking | None:
+    """Return the order in which a group's indices go, by OBS over all its consumers.
+
+    Args:
+        group: The group.
+        reads: What the layers of the uncut model read, by name.
+        least: The smallest width that is of interest.
+
+    Returns:
+        None where no consumer is a layer with moments.
+    """
+    readers = [r for member in group.consumers for r in readers_of(member, reads)]
+    return rank(readers, group.size, least=least) if readers else None
+
+
+def readers_of(member: Member, reads: Mapping[str, Read]) -> list[Reader]:
+    """Return a consumer as OBS sees it: one reader for each group of its Conv."""
+    read = _read(member, reads)
+    if read is None:
+        return []
+    taps = 1 if read.shared else read.layer.taps
+    columns = (member.columns[:, :, None] * taps + np.arange(taps)).reshape(len(member.columns), -1)
+    moments = read.moments if read.layer.biased else read.moments.raw()
+    channels = np.arange(len(columns))
+    return [
+        Reader(matrix, second, channels, columns, read.power)
+        for matrix, second in zip(read.matrix(), moments.xx, strict=True)
+    ]
+
+
+def _read(member: Member, reads: Mapping[str, Read]) -> Read | None:
+    """Return the layer whose input axis a consumer is, None if it is no such layer."""
+    read = reads.get(ir.label(member.node))
+    if read is None or member.axis != read.layer.input_axis:
+        return None
+    return read if read.layer.weight.name == member.constant.name else None
+
+
+def absorb_cut(read: Read, dropped: np.ndarray) -> None:
+    """Let a layer make up for inputs that it will lose; their columns become zero.
+
+    The strength of the ridge is chosen by the error on the samples held out.
+
+    Args:
+        read: The layer, of the model that is cut, and the moments of the uncut one.
+        dropped: (channels of a group,) True for the positions along its input axis that go.
+    """
+    layer, taps = read.layer, 1 if read.shared else read.layer.taps
+    kept = np.flatnonzero(np.repeat(~dropped, taps))
+    matrix = read.matrix()
+    ridge = min(RIDGES, key=lambda r: _lost(read, matrix, *_absorbed(read, read.fitted, kept, r)))
+    found, moved = _absorbed(read, read.moments, kept, ridge)
+    whole = from_channel(layer, found) if read.shared else found
+    offsets = layer.offsets()
+    offsets += moved.reshape(len(offsets), -1).sum(1)  # of all taps, where they are rows
+    layer.write(whole, offsets if layer.biased else None)
+
+
+def _absorbed(
+    read: Read, moments: Statistics, kept: np.ndarray, ridge: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the matrix with other columns zero, and what its outputs are shifted by."""
+    matrix = read.matrix()
+    found, moved = np.zeros_like(matrix), np.zeros(matrix.shape[:2])
+    for g in range(len(matrix)):
+        part = moments.of_group(g)
+        found[g][:, kept], moved[g] = absorb(
+            matrix[g], moved[g], part, kept, read.layer.biased, ridge
+        )
+    return found, moved
+
+
+def _lost(read: Read, matrix: np.ndarray, found: np.ndarray, moved: np.ndarray) -> float:
+    """Return the squared error on the samples held out."""
+    change = matrix - found
+    if not read.layer.biased:
+        return float(((change @ read.held.raw().xx) * change).sum())
+    mean = np.einsum("goi,gi->go", change, read.held.x) - moved
+    return float(((change @ read.held.xx) * change).sum() + (mean**2).sum())

@@ -1,0 +1,142 @@
+"""Removing indices: weights are sliced, and every number that counts them is written anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxopt import match
+from onnxopt.model import ir
+from onnxopt_passes.prune import axes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import onnx_graphsurgeon as gs
+
+    from onnxopt_passes.prune.analysis import Analysis
+    from onnxopt_passes.prune.axes import Var
+    from onnxopt_passes.prune.groups import Member
+    from onnxopt_passes.prune.sheet import Indices, Number
+
+    Keep = Mapping[str, np.ndarray]
+    """By the name of a group, a boolean an index: whether it stays."""
+
+
+def cut(analysis: Analysis, keep: Keep) -> None:
+    """Remove indices from the analysed graph, in place. The analysis is spent afterwards.
+
+    Args:
+        analysis: What is known about the axes.
+        keep: What stays of each group; groups that are missing stay whole.
+    """
+    chosen = {analysis.variables[name].root(): stays for name, stays in keep.items()}
+    numbers = [
+        (number, value)
+        for number in analysis.sheet.numbers.values()
+        if (value := _new_number(number, chosen)) is not None
+    ]
+    indices = [(item, _new_indices(item, chosen)) for item in analysis.sheet.indices]
+    for tensor, found in analysis.sheet.tensors():
+        if any(var in chosen for axis in found for var in axes.leaves(axis)):
+            _slice(tensor, found, chosen)
+    for number, value in numbers:
+        _write_number(number, value)
+    for item, values in indices:
+        if values is not None:
+            _replace(item.node, 1, values)
+
+
+def _slice(
+    tensor: gs.Tensor, found: tuple[axes.Axis, ...], chosen: Mapping[Var, np.ndarray]
+) -> None:
+    if isinstance(tensor, ir.Constant):
+        values = tensor.values
+        for i, axis in enumerate(found):
+            stays = axes.kept(axis, dict(chosen))
+            if len(stays) < values.shape[i]:
+                values = np.take(values, stays, axis=i)
+        tensor.values = np.ascontiguousarray(values)
+    elif isinstance(tensor, ir.Variable) and tensor.shape is not None:
+        widths = [axes.width(axis, dict(chosen)) for axis in found]
+        pairs = zip(tensor.shape, widths, strict=True)
+        tensor.shape = tuple(w if isinstance(d, int) else d for d, w in pairs)
+
+
+def _new_number(number: Number, chosen: Mapping[Var, np.ndarray]) -> int | None:
+    """Return what a number has to be; None if it may stay."""
+    width = axes.width(number.axis, dict(chosen))
+    if number.copied is not None:
+        return None if width == axes.width(number.copied, dict(chosen)) else width
+    return None if width == axes.size(number.axis) else width
+
+
+def _new_indices(item: Indices, chosen: Mapping[Var, np.ndarray]) -> np.ndarray | None:
+    source, result = (axes.kept(a, dict(chosen)) for a in (item.source, item.result))
+    length = axes.size(item.source) or 0
+    values = match.constant(item.node.inputs[1])
+    if values is None or (len(source) == length and len(result) == len(values)):
+        return None
+    index = np.where(values < 0, values + length, values)[result]
+    return np.asarray(np.searchsorted(source, index), values.dtype)
+
+
+def _write_number(number: Number, value: int) -> None:
+    node, slot = number.node, number.slot
+    if isinstance(slot, str):
+        if number.place is None:
+            node.attrs[slot] = value
+        else:
+            found = list(node.attrs[slot])
+            found[number.place] = value
+            node.attrs[slot] = found
+        return
+    held = match.constant(node.inputs[slot])
+    if held is not None and number.place is not None:
+        values = np.array(held)
+        values.reshape(-1)[number.place] = value
+        _replace(node, slot, values)
+
+
+def _replace(node: gs.Node, slot: int, values: np.ndarray) -> None:
+    """Give a node other numbers, and only this node."""
+    tensor = node.inputs[slot]
+    if len(tensor.outputs) == 1 and not match.fetched(tensor):
+        tensor.values = values  # type: ignore[attr-defined]
+        return
+    node.inputs[slot] = ir.Constant(f"{tensor.name}_{ir.label(node)}", values)
+
+
+def mask(analysis: Analysis, keep: Keep) -> None:
+    """Set to zero, in the analysed graph, what `cut` would remove from its weights.
+
+    Divisors stay as they are; in integer weights, zero is what dequantizes to zero.
+    """
+    for group in analysis.groups:
+        if group.name not in keep:
+            continue
+        gone = np.flatnonzero(~keep[group.name])
+        for member in group.members:
+            if member.role.value != "divisor":
+                _zero(member, member.columns[gone].reshape(-1))
+
+
+def _zero(member: Member, columns: np.ndarray) -> None:
+    values = np.array(member.constant.values)
+    index = (slice(None),) * member.axis + (columns,)
+    values[index] = 0
+    for node in member.constant.outputs:
+        if match.is_op(node, "DequantizeLinear") and match.given(node, 2):
+            point = match.constant(node.inputs[2])
+            if point is not None and node.inputs[0] is member.constant:
+                values[index] = _spread(point, node, values.shape)[index]
+    member.constant.values = values
+
+
+def _spread(point: np.ndarray, node: gs.Node, shape: tuple[int, ...]) -> np.ndarray:
+    """Return zero points as large as what they belong to."""
+    if point.size > 1:
+        axis = node.attrs.get("axis", 1) % len(shape)
+        point = point.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    return np.broadcast_to(point, shape)

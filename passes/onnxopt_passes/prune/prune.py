@@ -1,0 +1,243 @@
+"""The pass `prune`: groups, a choice, the cut, its certificate, and weights that make up for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from onnxopt.base import Pass
+from onnxopt.runtime import Settings
+from onnxopt.samples import synthetic
+from onnxopt_passes.prune import plan, uncalibrated
+from onnxopt_passes.prune.analysis import analyse
+from onnxopt_passes.prune.certificate import MOST_INPUTS, Certifier
+from onnxopt_passes.prune.criteria import named, scores
+from onnxopt_passes.prune.cut import cut
+from onnxopt_passes.prune.decide import LEAST_SAMPLES, Wish, decide
+from onnxopt_passes.prune.obs import Ranking
+from onnxopt_passes.prune.survey import survey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnxopt.base import Context
+    from onnxopt.model import Model
+    from onnxopt_passes.prune.analysis import Analysis
+    from onnxopt_passes.prune.certificate import Certificate
+    from onnxopt_passes.prune.groups import Group
+
+BUDGETS = ("ratio", "macs", "params", "latency")
+
+
+@dataclass(frozen=True)
+class Prune(Pass):
+    """Remove channels, heads and hidden units, and fit the layers that read them anew.
+
+    At most one budget is given. Without any, the largest cut is looked for that keeps the score.
+
+    Attributes:
+        ratio: Share of each group's indices that go.
+        macs: Share of the source's multiply-accumulates that may stay.
+        params: Share of the source's parameters that may stay.
+        latency: Share of the source's latency that may stay, measured on this machine.
+        criterion: `obs` on the calibration samples, `l1`, `l2`, `bn`, `random`, or
+            `module:function`.
+        compensate: `ls`: layers are fitted by least squares to what the uncut model computes.
+            `none`: weights are only cut, and no samples are needed for a ratio.
+        align: `measured`: only widths that pay on this machine. `none`: every width.
+        heads: `whole`: heads of an attention go whole. `any`: their width may shrink too.
+        min_channels: The smallest width of a group.
+        include: Only groups whose name matches one of these globs.
+        exclude: No groups whose name matches one of these.
+        plan: A JSON file with the indices that stay: read if it exists, else written.
+    """
+
+    name: ClassVar[str] = "prune"
+    exact: ClassVar[bool] = False
+    requires: ClassVar[tuple[str, ...]] = ("clean", "fuse")
+
+    ratio: float | None = None
+    macs: float | None = None
+    params: float | None = None
+    latency: float | None = None
+    criterion: str = "obs"
+    compensate: Literal["ls", "none"] = "ls"
+    align: Literal["measured", "none"] = "measured"
+    heads: Literal["whole", "any"] = "whole"
+    min_channels: int = 1
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    plan: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [n for n in BUDGETS if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of {', '.join(given)}")
+        if given and not 0 < getattr(self, given[0]) < 1:
+            raise ValueError(f"{given[0]} must lie between 0 and 1")
+        if self.min_channels < 1:
+            raise ValueError("min_channels must be at least 1")
+
+    def run(self, model: Model, ctx: Context) -> int:  # noqa: D102
+        if self.criterion != "obs":
+            named(self.criterion)  # a wrong name fails before any work
+        analysis = analyse(model)
+        groups = [g for g in analysis.told if self._open(g, ctx)]
+        allowed = [g for g in groups if ctx.allow(f"group@{g.name}")]
+        source = model.clone()
+        certifier = Certifier(source, _feeds(source, ctx), _settings(ctx))
+        chosen: dict[str, np.ndarray] = {}
+        result: Model | None = None
+        if allowed and certifier.feeds:
+            chosen, result = self._proven(source, allowed, certifier, ctx)
+        elif allowed:
+            ctx.notes.append("prune: the model runs on no inputs that were tried; nothing is cut")
+        for group in allowed:
+            if group.name not in chosen:
+                ctx.retract(f"group@{group.name}")
+        if result is not None and chosen:
+            model.graph = result.graph
+        return len(chosen)
+
+    def survey(self, model: Model) -> dict[str, Any]:  # noqa: D102
+        return survey(model)
+
+    def _open(self, group: Group, ctx: Context) -> bool:
+        """Whether a group may be cut; if not, the report says why."""
+        reason = group.frozen
+        if reason is None and group.head and self.heads == "whole":
+            reason = "width within heads: heads=any cuts it too"
+        elif reason is None and group.size <= self.min_channels:
+            reason = f"no wider than min_channels={self.min_channels}"
+        elif reason is None and not any(fnmatchcase(group.name, g) for g in self.include):
+            reason = "not named by include="
+        elif reason is None and any(fnmatchcase(group.name, g) for g in self.exclude):
+            reason = "named by exclude="
+        if reason is not None:
+            ctx.untouched[group.name] = reason
+        return reason is None
+
+    def _proven(
+        self, source: Model, groups: list[Group], certifier: Certifier, ctx: Context
+    ) -> tuple[dict[str, np.ndarray], Model | None]:
+        """Choose, cut and certify; groups that the certificate refuses are left whole."""
+        guilty: dict[str, str] = {}
+        while True:
+            left = [g for g in groups if g.name not in guilty]
+            keeps, result = self._chosen(source, left, ctx)
+            masks = {g.name: _mask(g, keeps[g.name]) for g in left if g.name in keeps}
+            _, certificate = certifier.certify(masks)
+            if not certificate.guilty:
+                break
+            guilty |= certificate.guilty
+        for name, why in guilty.items():
+            ctx.untouched[name] = f"the certificate does not hold: {why}"
+        self._report(left, keeps, certificate, guilty, ctx)
+        return keeps, result
+
+    def _chosen(
+        self, source: Model, groups: list[Group], ctx: Context
+    ) -> tuple[dict[str, np.ndarray], Model]:
+        """Return the indices that stay, of groups that lose some, and the cut model."""
+        file = None if self.plan is None else Path(self.plan)
+        if file is not None and file.exists():
+            keeps = plan.read(file, groups)
+            keeps = {n: k for n, k in keeps.items() if len(k) < _size(groups, n)}
+            return keeps, _cut(source, keeps)
+        keeps, result = self._decided(source, groups, ctx)
+        if file is not None:
+            plan.write(file, groups, keeps)
+        return keeps, result
+
+    def _decided(
+        self, source: Model, groups: list[Group], ctx: Context
+    ) -> tuple[dict[str, np.ndarray], Model]:
+        few = ctx.calibration is None or ctx.calibration.count() < LEAST_SAMPLES
+        rankings = None
+        if self.criterion != "obs" or self.compensate == "none" or few:
+            criterion = "l2" if self.criterion == "obs" else self.criterion
+            rankings = {g.name: _ranking(criterion, g, source, ctx.seed) for g in groups}
+        kind, value = self._budget(ctx)
+        if rankings is not None and (self.compensate == "none" or few):
+            ctx.notes.append("prune: no calibration samples are used, and no layer is fitted anew")
+            step = uncalibrated.STEP if self.align == "measured" else 1
+            keeps = uncalibrated.choose(
+                source, groups, rankings, _cut, (kind, value), max(self.min_channels, 1), step
+            )
+            return keeps, _cut(source, keeps)
+        wish = Wish(kind, value, self.align == "measured", self.min_channels)
+        decision = decide(source, groups, _cut, ctx, wish, rankings)
+        for name in decision.unranked:
+            ctx.untouched[name] = "no layer with samples reads it"
+        if decision.result.why:
+            ctx.notes.append(f"prune: {decision.result.why}")
+        return decision.place.keeps(decision.result.widths), decision.result.model
+
+    def _budget(self, ctx: Context) -> tuple[uncalibrated.Kind, float]:
+        for kind in uncalibrated.KINDS:
+            value = getattr(self, kind)
+            if value is not None:
+                return kind, float(value)
+        return "drop", ctx.max_drop
+
+    def _report(
+        self,
+        groups: list[Group],
+        keeps: Mapping[str, np.ndarray],
+        certificate: Certificate,
+        guilty: Mapping[str, str],
+        ctx: Context,
+    ) -> None:
+        ctx.evidence["certificate"] = {**certificate.facts(), "frozen": dict(guilty)}
+        ctx.evidence["groups"] = [
+            {
+                "name": g.name,
+                "members": [m.constant.name for m in g.members],
+                "before": g.size,
+                "after": len(keeps.get(g.name, range(g.size))),
+            }
+            for g in groups
+        ]
+
+
+def _mask(group: Group, keep: np.ndarray) -> np.ndarray:
+    stays = np.zeros(group.size, bool)
+    stays[keep] = True
+    return stays
+
+
+def _size(groups: Sequence[Group], name: str) -> int:
+    return next(g.size for g in groups if g.name == name)
+
+
+def _ranking(criterion: str, group: Group, model: Model, seed: int) -> Ranking:
+    """Return the order of a criterion; the error is the share of worth that is gone."""
+    worth = scores(criterion, group, model, seed)
+    order = np.argsort(worth, kind="stable")
+    lost = np.concatenate([[0.0], np.cumsum(worth[order])])
+    return Ranking(order, lost / max(float(lost[-1]), 1e-30))
+
+
+def _cut(model: Model, keeps: Mapping[str, np.ndarray]) -> Model:
+    """Return a new model without the indices that do not stay."""
+    copy = model.clone()
+    analysis: Analysis = analyse(copy)
+    sizes = {g.name: g for g in analysis.groups}
+    cut(analysis, {name: _mask(sizes[name], keep) for name, keep in keeps.items()})
+    return copy
+
+
+def _settings(ctx: Context) -> Settings:
+    return Settings(threads=ctx.threads, custom_ops=ctx.custom_ops)
+
+
+def _feeds(model: Model, ctx: Context) -> list[dict[str, object]]:
+    """Return inputs to certify on: samples, else drawn ones."""
+    if ctx.calibration is not None:
+        return list(islice(ctx.calibration.feeds(), MOST_INPUTS))
+    return list(synthetic(model.export().inputs, seed=ctx.seed, n=MOST_INPUTS).feeds())
