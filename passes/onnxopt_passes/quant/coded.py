@@ -1,20 +1,23 @@
 """Weights as integers and scales, in the layout in which a file stores them.
 
 Blocks are runs of consecutive elements along one axis of the weight seen as (before, length,
-after). Integers below 8 bits are packed into bytes in planes: of a block of n elements, byte i holds
-element i in its lowest bits, element i + n/planes in the next ones, and so on, so that floor and
-multiplication unpack it, which every opset has.
+after). Integers below 8 bits are packed into bytes in planes: of a block of n elements, byte i
+holds element i in its lowest bits, element i + n/planes in the next ones, and so on, so that floor
+and multiplication unpack it, which every opset has.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxopt_passes.quant import scheme
-from onnxopt_passes.quant.scheme import GRIDS, Grid, Params
+
+if TYPE_CHECKING:
+    from onnxopt_passes.quant.scheme import Grid, Params
 
 LEAST_RUN = 8
 """Elements that must share a scale at least: four bytes of scale are to be worth it."""
@@ -104,7 +107,8 @@ class Coded:
 def pack(integers: np.ndarray, axis: int, bits: int) -> np.ndarray:
     """Put non-negative integers of few bits into bytes, in planes along an axis."""
     planes = np.split(integers, 8 // bits, axis)
-    packed: np.ndarray = sum(p << (bits * i) for i, p in enumerate(planes)).astype(np.uint8)
+    shifted = [plane << (bits * i) for i, plane in enumerate(planes)]
+    packed: np.ndarray = np.bitwise_or.reduce(shifted).astype(np.uint8)
     return packed
 
 

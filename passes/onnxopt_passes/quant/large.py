@@ -48,6 +48,9 @@ MOVES = {
 }
 """Inputs whose elements an op passes on; what stands behind it is asked instead."""
 
+DECODE = ("Cast", "Sub", "Concat", "Floor", "Mul", "Gather")
+"""Ops between stored integers and the product with their scales."""
+
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -123,12 +126,37 @@ def _constants(model: Model) -> Iterator[tuple[str, gs.Tensor, np.ndarray]]:
                 values = match.constant(tensor)
                 if values is None or values.size <= LARGE or _integers(values):
                     continue
+                if is_scale(tensor):
+                    continue
                 yield f"{path}{tensor.name}", tensor, values
 
 
 def _integers(values: np.ndarray) -> bool:
     """Whether it is stored in few bits already."""
     return values.dtype.itemsize == 1
+
+
+def is_scale(tensor: gs.Tensor) -> bool:
+    """Whether all that reads a tensor multiplies integers by it."""
+    return bool(tensor.outputs) and all(_scales(node, tensor) for node in tensor.outputs)
+
+
+def _scales(node: gs.Node, tensor: gs.Tensor) -> bool:
+    if match.is_op(node, "DequantizeLinear"):
+        return node.inputs[0] is not tensor
+    if match.is_op(node, "Gather"):
+        return node.inputs[0] is tensor and is_scale(node.outputs[0])
+    others = [t for t in node.inputs if t is not tensor]
+    return match.is_op(node, "Mul") and any(_from_bytes(t) for t in others)
+
+
+def _from_bytes(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is unpacked from a constant of one byte an element."""
+    values = match.constant(tensor)
+    if values is not None:
+        return _integers(values)
+    maker = match.producer(tensor)
+    return match.is_op(maker, *DECODE) and _from_bytes(maker.inputs[0])  # type: ignore[union-attr]
 
 
 def _reason(tensor: gs.Tensor, values: np.ndarray) -> str:

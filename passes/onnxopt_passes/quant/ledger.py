@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import onnx_graphsurgeon as gs
 
 from onnxopt import match
-from onnxopt_passes.quant import units
+from onnxopt_passes.quant import large, units
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,6 +28,8 @@ def large_floats(model: Model) -> Iterator[tuple[str, gs.Tensor, list[gs.Node]]]
                 values = None if id(tensor) in seen else match.constant(tensor)
                 seen.add(id(tensor))
                 if values is None or values.size <= LARGE or values.dtype.kind != "f":
+                    continue
+                if large.is_scale(tensor):
                     continue
                 readers = [node] if tensor not in list(node.inputs) else list(tensor.outputs)
                 yield f"{path}{tensor.name or units.label(node)}", tensor, readers

@@ -15,10 +15,17 @@ from onnxopt.runtime import CannotRun, Session
 from onnxopt.samples import synthetic
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from onnxopt.base import Context
+    from onnxopt.parity import Outputs
+    from onnxopt.samples import Samples
 
 ROUNDING = 1e-4
 """Drift that two versions of the same operators may show."""
+
+ATTEMPTS = 24
+"""Inputs that are drawn to find some that the model accepts, where there are no samples."""
 
 
 def raise_to(model: Model, version: int, ctx: Context) -> str:
@@ -41,15 +48,29 @@ def raise_to(model: Model, version: int, ctx: Context) -> str:
         return (
             f"opset {model.opset} cannot be raised to {version}: {' '.join(str(e).split())[:200]}"
         )
-    samples = ctx.calibration or synthetic(exported.inputs, seed=ctx.seed, n=1)
+    samples = ctx.calibration or synthetic(exported.inputs, seed=ctx.seed, n=ATTEMPTS)
     try:
-        sample = next(iter(samples))
-        want = Session(exported).run(sample.feed)
-        got = Session(raised.export()).run(sample.feed)
-    except (CannotRun, SamplesError, StopIteration) as e:
+        feed, want = _first_run(Session(exported), samples)
+        got = Session(raised.export()).run(feed)
+    except (CannotRun, SamplesError) as e:
         return f"opset {model.opset} cannot be raised to {version}: that cannot be proven: {e}"
     drift = max((d.drift for d in compare(want, got).values()), default=0.0)
     if not np.isfinite(drift) or drift > ROUNDING:
         return f"opset {model.opset} cannot be raised to {version}: outputs change by {drift:.2g}"
     model.graph, model.header = raised.graph, raised.header
     return ""
+
+
+def _first_run(session: Session, samples: Samples) -> tuple[dict[str, Any], Outputs]:
+    """Return the first inputs that a model accepts, and what it makes of them.
+
+    Raises:
+        CannotRun: It accepts none.
+    """
+    refused = CannotRun("there are no samples")
+    for sample in samples:
+        try:
+            return dict(sample.feed), session.run(sample.feed)
+        except CannotRun as e:
+            refused = e
+    raise refused
