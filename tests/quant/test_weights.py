@@ -25,7 +25,8 @@ TRANSPOSED = """<ir_version: 8, opset_import: ["" : 13]>
 g (float[1,16,8,8] x) => (float[1,24,10,10] y) <float[16,24,3,3] w> { y = ConvTranspose(x, w) }"""
 
 GEMM = """<ir_version: 8, opset_import: ["" : 9]>
-g (float[4,50] x) => (float[4,40] y) <float[40,50] w, float[40] b> { y = Gemm<transB=1>(x, w, b) }"""
+g (float[4,50] x) => (float[4,40] y) <float[40,50] w, float[40] b>
+{ y = Gemm<transB=1>(x, w, b) }"""
 
 LSTM = """<ir_version: 8, opset_import: ["" : 14]>
 g (float[5,1,30] x) => (float[5,1,1,20] y) <float[1,80,30] w, float[1,80,20] r>

@@ -34,6 +34,9 @@ WEIGHTS = {
 }
 """Inputs by which an op multiplies, or which it looks rows up in."""
 
+BIASED = ("Conv", "ConvTranspose", "DeformConv", "Gemm", "LSTM", "GRU", "RNN")
+"""Ops that add what they read behind their weights."""
+
 MOVES = {
     "Identity": (0,),
     "Transpose": (0,),
@@ -180,12 +183,16 @@ def _readers_reason(tensor: gs.Tensor) -> str:
         if node.domain in match.STANDARD and index in WEIGHTS.get(node.op, ()):
             continue
         if not _moves(node, index):
-            return f"{node.op} takes it as values, not as a weight"
+            return f"{node.op} takes it as {_role(node, index)}, not as a weight"
         for output in node.outputs:
             reason = _readers_reason(output)
             if reason:
                 return reason
     return ""
+
+
+def _role(node: gs.Node, index: int) -> str:
+    return "a bias" if node.op in BIASED and index >= 2 else "values"
 
 
 def _moves(node: gs.Node, index: int) -> bool:
