@@ -15,10 +15,11 @@ TITLES = {
     "rewriting": "Time of rewriting",
     "scaling": "Growth with size",
     "loading": "What the results are worth",
+    "fuse": "Rules of fuse",
     "memory": "Memory",
     "conformance": "Backend cases",
 }
-WITH_MODELS = ("rewriting", "loading")
+WITH_MODELS = ("rewriting", "loading", "fuse")
 
 
 def section(name: str, options: argparse.Namespace) -> str:

@@ -6,12 +6,13 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import onnx
+from google.protobuf.message import DecodeError
 
-from onnxopt import __version__, latency, metrics, pipeline, report, spec
-from onnxopt.errors import OutputError, SlowerError, SpecError
+from onnxopt import __version__, details, latency, metrics, pipeline, report, spec
+from onnxopt.errors import ModelError, NoopError, OutputError, SlowerError, SpecError
 from onnxopt.job import Job, quiet
 from onnxopt.model import Exported, Model, files
 from onnxopt.proof import Terms
@@ -25,8 +26,17 @@ if TYPE_CHECKING:
     from onnxopt.base import Pass
     from onnxopt.job import Progress, Run, Step
 
-    Source = str | os.PathLike[str] | onnx.ModelProto | Model
+    Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Model | Program"
     Calibration = str | os.PathLike[str] | Samples | Iterable[Mapping[str, np.ndarray]]
+
+
+class Program(Protocol):
+    """What `torch.onnx.export` returns, or anything else that knows its message."""
+
+    @property
+    def model_proto(self) -> onnx.ModelProto:
+        """The model as one message."""
+
 
 TARGETS = ("portable", "ort-cpu")
 
@@ -74,8 +84,10 @@ def optimize(
     require_proof: bool | None = None,
     allow_synthetic: bool = False,
     allow_slower: bool = False,
+    fail_on_noop: bool = False,
     external_data: bool = False,
     timing: bool = True,
+    detail: bool = False,
     pass_timeout: float = 1800.0,
     repro: str | os.PathLike[str] | None = None,
     progress: Progress = quiet,
@@ -83,7 +95,8 @@ def optimize(
     """Make a model smaller and faster, and prove that it still does the same job.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnxopt.Model`; never changed.
+        model: A path, an `onnx.ModelProto`, its bytes, what `torch.onnx.export` returns, or an
+            `onnxopt.Model`; never changed.
         passes: Pipeline text, as `"clean,fuse"`, or passes.
         calibration: Any source of samples, see `onnxopt.samples.open_samples`. Some of them are
             held out for the proof. Without samples, inputs are drawn from the interface; only
@@ -99,8 +112,11 @@ def optimize(
         require_proof: Refuse where outputs cannot be compared; None: lossy passes refuse.
         allow_synthetic: Let lossy passes do without real samples.
         allow_slower: Write even what measures slower than the source.
+        fail_on_noop: Refuse a result that a lossy pass had no part in.
         external_data: Keep large weights in a file beside the model.
         timing: Whether to measure latency; without, a slower result is not noticed.
+        detail: Whether the report also tells where the time goes, and lists all nodes before and
+            after: what the page of `onnxopt report` shows beyond the figures.
         pass_timeout: Seconds after which a pass is taken to loop.
         repro: Folder to save models and inputs in that show each edit that had to be undone.
         progress: Told what is being done.
@@ -127,8 +143,20 @@ def optimize(
     samples = _samples(loaded, calibration, preprocess)
     terms = Terms(max_drop, metric, threads, libraries, seed)
     kept = None if repro is None else Path(repro)
-    job = Job(chosen, terms, target, require_proof, allow_synthetic, pass_timeout, progress, kept)
+    job = Job(
+        chosen,
+        terms,
+        target,
+        require_proof,
+        allow_synthetic,
+        pass_timeout,
+        progress,
+        kept,
+        staged=detail,
+    )
     run = pipeline.run(loaded, job, samples)
+    if fail_on_noop:
+        _demand_edits(run)
     times = _times(run, progress) if timing else None
     if times is not None and times.slower and not allow_slower:
         raise SlowerError(
@@ -137,15 +165,41 @@ def optimize(
         )
     if destination is not None:
         files.write(destination, run.result.proto, run.result.weights, external_data)
+    more = details.build(run, timing, progress) if detail else None
     seconds = time.perf_counter() - start
-    found = report.build(run, times, __version__, loaded.path, destination, seconds)
+    found = report.build(run, times, __version__, loaded.path, destination, seconds, more)
     return Result(run.result, run.steps, found)
 
 
+def _demand_edits(run: Run) -> None:
+    for item, step in zip(run.passes, run.steps, strict=True):
+        if not item.exact and not step.edits:
+            said = "; ".join(step.notes) or "it says nothing of it"
+            raise NoopError(f"{step.spec} changed nothing, so nothing is written: {said}")
+
+
 def _load(model: Source) -> Model:
+    """Return any source as a model.
+
+    Raises:
+        ModelError: It is no model.
+    """
     if isinstance(model, Model):
         return model
-    return Model.from_proto(model) if isinstance(model, onnx.ModelProto) else Model.load(model)
+    if isinstance(model, (str, os.PathLike)):
+        return Model.load(model)
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        try:
+            return Model.from_proto(onnx.ModelProto.FromString(bytes(model)))
+        except DecodeError as e:
+            raise ModelError("these bytes are not an ONNX model, or are cut short") from e
+    proto = model if isinstance(model, onnx.ModelProto) else getattr(model, "model_proto", None)
+    if not isinstance(proto, onnx.ModelProto):
+        kind = type(model).__name__
+        raise ModelError(
+            f"a {kind} is no model; give a path, bytes, a ModelProto or an ONNXProgram"
+        )
+    return Model.from_proto(proto)
 
 
 def _samples(

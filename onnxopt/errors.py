@@ -10,6 +10,7 @@ OnnxoptError
 ├── ProofError            what was made may not be written: exit code 1
 │   ├── ParityError       outputs are not those of the source
 │   ├── BudgetError       the score fell by more than --max-drop
+│   ├── NoopError         a lossy pass found nothing to do, and the run asks for more
 │   ├── UnprovenError     nothing could be compared, and the run asks for a proof
 │   └── SlowerError       the result is slower than the source
 └── PassError             a pass broke its contract: exit code 1
@@ -69,6 +70,10 @@ class BudgetError(ProofError):
 
 class UnprovenError(ProofError):
     """Nothing could be compared, and the run asks for a proof."""
+
+
+class NoopError(ProofError):
+    """A lossy pass changed nothing."""
 
 
 class SlowerError(ProofError):

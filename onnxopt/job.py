@@ -36,6 +36,7 @@ class Job:
         pass_timeout: Seconds after which a pass is taken to loop.
         progress: Told what is going on.
         repro: Folder for models and inputs that show each wrong edit; None to keep none.
+        staged: Keep what each pass made, to be timed afterwards.
     """
 
     passes: tuple[Pass, ...]
@@ -46,6 +47,7 @@ class Job:
     pass_timeout: float = 1800.0
     progress: Progress = quiet
     repro: Path | None = None
+    staged: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Run:
         steps: One a pass.
         proof: What candidates were held against.
         notes: What the report should say of the run.
+        stages: The model after each pass; empty unless the job asks for them.
+        passes: What was run, one a step.
     """
 
     source: Exported
@@ -104,3 +108,5 @@ class Run:
     steps: tuple[Step, ...]
     proof: Proof
     notes: tuple[str, ...]
+    stages: tuple[Exported, ...] = ()
+    passes: tuple[Pass, ...] = ()

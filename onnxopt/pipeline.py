@@ -12,7 +12,7 @@ from onnxopt.proof import Proof
 from onnxopt.structure import validate
 
 if TYPE_CHECKING:
-    from onnxopt.model import Model
+    from onnxopt.model import Exported, Model
     from onnxopt.samples import Samples
 
 
@@ -43,16 +43,28 @@ def run(model: Model, job: Job, samples: Samples | None) -> Run:
     _demand_proof(job, proof)
     before = cost.measure(source, proof.first_feed())
     steps: list[Step] = []
+    stages: list[Exported] = []
     current, counts = source, before
     for number, item in enumerate(job.passes):
         job.progress(spec.render(item), number / len(job.passes))
         current, step = Attempt(item, current, counts, job, proof, calibration).proven(model)
         counts = step.cost
         steps.append(step)
+        if job.staged:
+            stages.append(current)
         if not item.exact and step.edits:
             proof.rebase(current)
     job.progress("done", 1.0)
-    return Run(source, current, before, tuple(steps), proof, tuple(_notes(note, proof)))
+    return Run(
+        source,
+        current,
+        before,
+        tuple(steps),
+        proof,
+        tuple(_notes(note, proof)),
+        tuple(stages),
+        job.passes,
+    )
 
 
 def _notes(note: str, proof: Proof) -> list[str]:

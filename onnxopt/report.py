@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from onnxopt import runtime
 from onnxopt.model import wire
@@ -41,6 +44,7 @@ def build(
     source: Path | None,
     written: Path | None,
     seconds: float,
+    detail: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the report of a run; all values are plain JSON, NaN and infinity as None.
 
@@ -51,6 +55,7 @@ def build(
         source: Where the source came from.
         written: Where the result went; None if it was not written.
         seconds: Wall time of the whole run.
+        detail: What `details.build` gives; None where that was not asked for.
     """
     last = run.steps[-1].cost if run.steps else run.source_cost
     report = {
@@ -67,6 +72,7 @@ def build(
             for name, reason in s.untouched.items()
         ],
         "notes": [*run.notes, *(note for s in run.steps for note in s.notes)],
+        "detail": detail,
         "seconds": seconds,
     }
     plain: dict[str, Any] = _plain(report)
@@ -109,6 +115,7 @@ def _step(step: Step) -> dict[str, Any]:
         "params": step.cost.params,
         "ops": step.ops,
         "notes": list(step.notes),
+        "evidence": step.evidence,
     }
 
 
@@ -162,6 +169,12 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,15 +61,24 @@ def apply(model: Model, rules: Sequence[Rule], ctx: Context) -> int:
     for rule in rules:
         for anchor in rule.anchors:
             by_op.setdefault(anchor, []).append(rule)
-    read = {id(c) for c in _declared(model) if c.outputs}
     total = 0
+    with editing(model):
+        for path, graph in list(model.graphs()):
+            total += _fixpoint(graph, path, by_op, ctx)
+    return total
+
+
+@contextmanager
+def editing(model: Model) -> Iterator[None]:
+    """Stamp the graphs; at the end drop initializers that lost their last reader in between.
+
+    For passes that edit graphs by themselves; `apply` does it for rules.
+    """
+    read = {id(c) for c in _declared(model) if c.outputs}
     for root in (model.graph, *model.graph.functions):
         match.stamp(root)
-    for path, graph in list(model.graphs()):
-        total += _fixpoint(graph, path, by_op, ctx)
-    if total:
-        _drop_orphans(model, read)
-    return total
+    yield
+    _drop_orphans(model, read)
 
 
 def _declared(model: Model) -> Iterator[gs.Constant]:
@@ -126,12 +136,8 @@ def _try(
         size = len(graph.nodes)
         if not ctx.allow(label):
             continue
-        reasons = match.MISSES.get()
-        known = 0 if reasons is None else len(reasons)
-        if not rule.rewrite(graph, node):
+        if not _fires(rule, label, graph, node):
             ctx.retract(label)
-            if reasons is not None:
-                reasons[known:] = [f"{label}: {reason}" for reason in reasons[known:]]
             continue
         fired += 1
         for n in (*around, *_around(node), *graph.nodes[size:]):
@@ -141,6 +147,16 @@ def _try(
             for near in _around(n):
                 touched[id(near)] = near
     return fired
+
+
+def _fires(rule: Rule, label: str, graph: gs.Graph, node: gs.Node) -> bool:
+    """Try a rule; give the reasons why it stands back its label, and forget those if it fires."""
+    reasons = match.MISSES.get()
+    known = 0 if reasons is None else len(reasons)
+    fires = rule.rewrite(graph, node)
+    if reasons is not None:
+        reasons[known:] = [] if fires else [f"{label}: {reason}" for reason in reasons[known:]]
+    return fires
 
 
 def _around(node: gs.Node) -> list[gs.Node]:

@@ -5,6 +5,7 @@ onnxruntime is imported on first use, so that `onnxopt --help` does without it.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -69,12 +70,17 @@ class Settings:
         threads: Threads within an operator.
         custom_ops: Libraries of custom operators.
         lean: Spend less memory instead of less time: no arena, no repacked weights.
+        rewritten: Where to write the graph that onnxruntime makes of the model, a path that ends
+            in `.onnx`; its weights go to a file beside it that ends in `.data`.
+        profile: Prefix of the file that times of single nodes are written to.
     """
 
     optimize: bool = False
     threads: int = 1
     custom_ops: tuple[str, ...] = ()
     lean: bool = False
+    rewritten: str | None = None
+    profile: str | None = None
 
 
 class Session:
@@ -107,6 +113,13 @@ class Session:
             options.enable_cpu_mem_arena = False
             options.enable_mem_pattern = False
             options.add_session_config_entry("session.disable_prepacking", "1")
+        if settings.rewritten is not None:
+            options.optimized_model_filepath = settings.rewritten
+            entry = "session.optimized_model_external_initializers_file_name"
+            options.add_session_config_entry(entry, f"{os.path.basename(settings.rewritten)}.data")
+        if settings.profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = settings.profile
         proto = exported.proto
         files.release()
         try:
@@ -130,6 +143,10 @@ class Session:
             return dict(zip(self.outputs, self._session.run(None, dict(feed)), strict=True))
         except _failures() as e:
             raise CannotRun(_one_line(e)) from e
+
+    def profiled(self) -> str:
+        """End profiling; return the path of the file with the times of all runs so far."""
+        return str(self._session.end_profiling())
 
     def seconds(
         self, feed: Mapping[str, Any], clock: Callable[[], float] = time.perf_counter

@@ -6,7 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+
+from onnxopt.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -42,19 +45,25 @@ def _stable(text: str) -> list[str]:
 
 
 def test_every_option_that_the_readme_names_exists() -> None:
-    from onnxopt.cli.run import command
+    known = {name: _options(name) for name in COMMANDS}
+    for line in README.splitlines():
+        command = re.match(r"onnxopt (\w+)", line)
+        if command is not None and command[1] in known:
+            named = set(re.findall(r"--[a-z-]+", line))
+            assert named <= known[command[1]], line
+    named = set(re.findall(r"`(--[a-z-]+)", README))
+    assert named <= set().union(*known.values())
 
-    known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
-    lines = [line for line in README.splitlines() if line.startswith("onnxopt run")]
-    named = {o for line in lines for o in re.findall(r"--[a-z-]+", line)}
-    named |= set(re.findall(r"`(--[a-z-]+)", README))
-    assert named <= known, named - known
+
+def _options(name: str) -> set[str]:
+    command = import_module(f"onnxopt.cli.{name}").command
+    return {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (README, *(p.read_text() for p in (ROOT / "docs").rglob("*.md"))):
-        for target in re.findall(r"\]\(([^)#:]+)\)", page):
-            assert (ROOT / target).exists() or (ROOT / "docs" / target).exists(), target
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_the_models_are_those_of_their_readme() -> None:

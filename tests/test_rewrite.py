@@ -6,7 +6,7 @@ import onnx.parser
 import pytest
 from test_proof import chain, drop
 
-from onnxopt import Context, Model, Rule, rewrite
+from onnxopt import Context, Model, Rule, match, rewrite
 from onnxopt.errors import PassError
 
 
@@ -85,3 +85,15 @@ def test_orphaned_weights_go() -> None:
     model = Model.from_proto(onnx.parser.parse_model(text))
     rewrite.apply(model, (Rule("forget", ("Add",), forget),), Context())
     assert [t.name for t in model.to_proto().graph.initializer] == ["unused"]
+
+
+def test_a_rule_that_fires_after_all_leaves_no_reason() -> None:
+    def fickle(graph, node) -> bool:
+        match.miss("not in this way")
+        return drop(graph, node)
+
+    reasons: list[str] = []
+    token = match.MISSES.set(reasons)
+    rewrite.apply(Model.from_proto(chain(2)), (Rule("fickle", ("Identity",), fickle),), Context())
+    match.MISSES.reset(token)
+    assert set(reasons) == {"fickle@n1: not in this way"}

@@ -26,7 +26,7 @@ from onnxopt.errors import OnnxoptError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("run", "passes", "inspect", "explain", "diff", "bench")
+COMMANDS = ("run", "check", "passes", "inspect", "explain", "diff", "bench", "report")
 """In the order of the help; each is the command `command` of the module of its name."""
 
 INTERRUPTED = 130

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxopt.cli import options, tables, terminal
+from onnxopt.cli import kernels, options, tables, terminal
 from onnxopt.errors import ModelError, SamplesError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ ROUNDS = 1_000_000
     "--seconds", type=options.Number(0, 3600, min_open=True), default=3.0, show_default=True,
     metavar="S", help="How long to time.",
 )  # fmt: skip
+@click.option("--profile", is_flag=True, help="Also show which kernels take the time.")
 @options.seed
 @options.custom_ops
 @options.as_json
@@ -51,6 +52,7 @@ def command(
     preprocess: str | None,
     threads: int,
     seconds: float,
+    profile: bool,
     seed: int,
     custom_ops: tuple[str, ...],
     as_json: bool,
@@ -66,11 +68,11 @@ def command(
     paths = [a] if b is None else [a, b]
     settings = Settings(True, threads, custom_ops)
     with terminal.Bar() as bar:
-        found = _facts(paths, (calib, preprocess, seed), settings, seconds, bar)
+        found = _facts(paths, (calib, preprocess, seed), settings, seconds, profile, bar)
     if as_json:
         terminal.show_json(found)
     else:
-        terminal.show(*_page(found))
+        terminal.show(*_page(found), *kernels.show(found))
 
 
 def _facts(
@@ -78,6 +80,7 @@ def _facts(
     source: tuple[str | None, str | None, int],
     settings: Settings,
     seconds: float,
+    profile: bool,
     bar: terminal.Bar,
 ) -> Facts:
     from onnxopt import runtime
@@ -95,6 +98,7 @@ def _facts(
     bar(terminal.TIMING)
     times = runtime.interleave(sessions, feed, seconds, ROUNDS)
     del sessions
+    profiles = kernels.measure(models, feed, settings) if profile else None
     loads = [_load(path, feed, settings, bar) for path in paths]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -110,6 +114,7 @@ def _facts(
             }
             for path, model, time, load in zip(paths, models, times, loads, strict=True)
         ],
+        "profile": profiles,
         "ratio": times[1].median / times[0].median if len(times) > 1 else None,
         "threads": settings.threads,
         "input": {name: _shape(value) for name, value in feed.items()},

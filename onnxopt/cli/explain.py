@@ -62,9 +62,22 @@ def _page(name: str, made: list[str], found: list[Miss]) -> list[RenderableType]
     count = tables.plural(len(made), "rewrite")
     if not found:
         return [f"{name} makes {count}; no rule stands back from a near miss."]
-    rows = [(m.rule, m.node, m.reason) for m in found]
+    rows = [(rule, _listed(nodes), reason) for (rule, reason), nodes in _alike(found).items()]
     times = tables.plural(len(found), "near miss", "near misses")
     return [
         tables.table("rule", "node", "stopped by", rows=rows),
         f"{name} makes {count}, and stands back from {times}.",
     ]
+
+
+def _alike(found: list[Miss]) -> dict[tuple[str, str], list[str]]:
+    """Return the nodes of near misses by rule and reason, in order."""
+    nodes: dict[tuple[str, str], list[str]] = {}
+    for miss in found:
+        nodes.setdefault((miss.rule, miss.reason), []).append(miss.node)
+    return nodes
+
+
+def _listed(nodes: list[str]) -> str:
+    """Name the first node, and say how many others there are."""
+    return nodes[0] if len(nodes) == 1 else f"{nodes[0]} and {len(nodes) - 1} more"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxopt.cli import options, tables, terminal
+from onnxopt.cli import options, reports, tables, terminal
 from onnxopt.errors import SamplesError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ MOST_OPS = 24
 @options.calib
 @options.target
 @click.option("--groups", is_flag=True, help="Show what prune can cut, and why it cannot.")
+@click.option("--html", type=options.FILE, metavar="FILE", help="Write a page to look at there.")
 @options.as_json
 def command(
     model: Path,
@@ -46,6 +47,7 @@ def command(
     preprocess: str | None,
     target: str,
     groups: bool,
+    html: Path | None,
     as_json: bool,
 ) -> None:
     """Show what is in MODEL, and what each pass would find there.
@@ -57,12 +59,24 @@ def command(
     if groups:
         _show_groups(model, as_json)
         return
+    if html is not None:
+        reports.check(html, model)
     with terminal.Bar() as bar:
         found = facts(model, calib, preprocess, target, bar)
+    if html is not None:
+        _write_page(html, model, found)
     if as_json:
         terminal.show_json(found)
     else:
-        terminal.show(*_page(found))
+        terminal.show(*_page(found), f"wrote {html}" if html is not None else None)
+
+
+def _write_page(html: Path, model: Path, found: Facts) -> None:
+    from onnxopt import outline
+    from onnxopt.cli.page import render_inspect
+
+    nodes = outline.nodes(options.load(model).export())
+    reports.write_text(html, render_inspect({**found, "node_list": nodes}))
 
 
 def _show_groups(path: Path, as_json: bool) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxopt.cli import options, terminal
+from onnxopt.cli import options, reports, terminal
 from onnxopt.cli.report_text import show_report
-from onnxopt.errors import OutputError, ProofError
+from onnxopt.errors import ProofError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +37,12 @@ if TYPE_CHECKING:
     " default: by the outputs.",
 )  # fmt: skip
 @options.target
-@click.option("--report", "report_file", type=options.FILE, help="Write the JSON report there.")
+@click.option(
+    "--report",
+    "report_file",
+    type=options.FILE,
+    help="Write a report there: a page to look at if it ends in .html, else JSON.",
+)
 @options.as_json
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors (and --json).")
 @options.threads
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--allow-synthetic", is_flag=True, help="Let lossy passes do without real samples.")
 @click.option("--allow-slower", is_flag=True, help="Write even what measures slower.")
+@click.option("--fail-on-noop", is_flag=True, help="Refuse where a lossy pass changes nothing.")
 @options.custom_ops
 @click.option(
     "--repro", type=options.FILE, metavar="DIR",
@@ -72,16 +77,17 @@ def command(
     """
     target = output or model.parent / f"{model.name.removesuffix('.onnx')}.opt.onnx"
     if report_file is not None:
-        _check_report(report_file, model, target)
+        reports.check(report_file, model, target)
     with terminal.Bar(not quiet) as bar:
         try:
-            result = _optimize(model, None if dry_run else target, bar, settings)
+            detail = report_file is not None
+            result = _optimize(model, None if dry_run else target, bar, settings, detail)
         except ProofError as e:
             if report_file is not None:
                 raise type(e)(f"{e}; no report either: it describes runs that end") from e
             raise
     if report_file is not None:
-        _write_report(report_file, result.report)
+        reports.write(report_file, result.report)
     if as_json:
         terminal.show_json(result.report)
     elif not quiet:
@@ -89,28 +95,11 @@ def command(
 
 
 def _optimize(
-    model: Path, output: Path | None, bar: terminal.Bar, settings: dict[str, Any]
+    model: Path, output: Path | None, bar: terminal.Bar, settings: dict[str, Any], detail: bool
 ) -> Result:
     from onnxopt.api import optimize
 
     bar("starting")
     words = dict(settings)
     words["calibration"] = words.pop("calib")
-    return optimize(model, output=output, progress=bar, **words)
-
-
-def _check_report(path: Path, model: Path, output: Path) -> None:
-    """Refuse before any work a report that could not be written, or would replace a model."""
-    if path.is_dir():
-        raise OutputError(f"{path} is a directory; give the name of a file in it")
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
-    if path.resolve() in (model.resolve(), output.resolve()):
-        raise OutputError(f"the report would replace the model {path}; give it another name")
-
-
-def _write_report(path: Path, found: dict[str, Any]) -> None:
-    from onnxopt.model import files
-
-    with files.atomic(path) as file:
-        file.write(json.dumps(found, indent=2, allow_nan=False).encode() + b"\n")
+    return optimize(model, output=output, progress=bar, detail=detail, **words)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 KEYS = {
     "path", "bytes", "min_ms", "median_ms", "spread_ms", "runs", "load_ms", "peak_bytes",
     "model_bytes",
@@ -39,3 +41,14 @@ def test_models_take_the_same_inputs(cli, make):
     make("z.onnx", "g (float[2] z) => (float[2] y) { y = Relu(z) }")
     message = cli("bench", "model.onnx", "z.onnx").error(2)
     assert "z.onnx does not take the inputs of model.onnx" in message
+
+
+def test_profile_shows_kernels_side_by_side(cli):
+    args = ("bench", "model.onnx", "model.onnx", "--seconds", "0.02", "--profile")
+    page = cli(*args).page
+    for words in ("kernels by op A share B share", "dearest kernels of A", "dearest kernels of B"):
+        assert words in page
+    a, b = cli(*args, "--json").json["profile"]
+    assert {k["op"] for k in a} == {k["op"] for k in b}
+    assert sum(k["share"] for k in a) == pytest.approx(1)
+    assert cli(*args[:-1], "--json").json["profile"] is None

@@ -94,7 +94,7 @@ def test_bad_usage_of_run(cli, args, hint):
     [
         (["rnu"], "did you mean 'run'"),
         (["model.onnx"], "onnxopt run model.onnx"),
-        (["xyzzy"], "there are: run, passes"),
+        (["xyzzy"], "there are: run, check"),
         (["--foo"], "--foo"),
         (["run"], "missing argument 'MODEL' (see onnxopt run --help)"),
         (["diff", "model.onnx"], "missing argument 'B'"),

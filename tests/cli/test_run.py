@@ -10,7 +10,7 @@ import pytest
 
 SECTIONS = {
     "schema_version", "versions", "source", "result", "steps", "proof", "latency", "untouched",
-    "notes", "seconds",
+    "notes", "detail", "seconds",
 }  # fmt: skip
 
 

@@ -1,10 +1,11 @@
 """Rewrites that pay only on this runtime and CPU: kept where the model at hand gets faster.
 
-A rule is applied to the whole model; the model before and after run in turn at ORT_ENABLE_ALL. A
-pair of runs is won if the new model takes less than 99 hundredths of the time. The rule stays once
-more pairs are won than chance explains, by two standard deviations of a fair coin; what is still
-open after a while is not kept. Other work on the machine hits both runs of a pair alike; with one
-thread the clock does not count it at all.
+A rule is applied to the whole model; the model before and after run in turn at ORT_ENABLE_ALL, in
+several rounds. A round is won if the new model takes less than 99 hundredths of the time in half of
+its pairs of runs. Other work on the machine hits both runs of a pair alike; with one thread the
+clock does not count it at all. Each round has sessions of its own, made in turn in either order:
+two sessions of one model differ by some hundredths, for as long as they live. The rule stays if
+four rounds are won and none is lost, or seven and one.
 
 Rewrites that would make the file larger than the run's source are not kept, however fast.
 """
@@ -12,7 +13,6 @@ Rewrites that would make the file larger than the run's source are not kept, how
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxopt import runtime, shapes, trial
+from onnxopt import runtime, shapes, trial, verdicts
 from onnxopt.errors import SamplesError
 from onnxopt.rewrite import edit_id
 from onnxopt.runtime import CannotRun, Session, Settings
-from onnxopt_passes.fuse import tentative, verdicts
+from onnxopt_passes.fuse import tentative
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
     from onnxopt.rewrite import Rule
 
 GAIN = 0.99
-"""Ratio of times below which a pair is won."""
+"""Ratio of times below which a round is won."""
 
-PAIRS = 12
-"""Pairs of runs before the first verdict."""
+CLEAR = 4
+"""Rounds that suffice if all are won."""
 
-LOOK = 0.25
-"""Seconds between two looks at the pairs."""
+MOST = 8
+"""Rounds that suffice if all but one are won."""
 
-SECONDS = 5.0
-"""How long to look for a verdict, once there are enough pairs for one."""
+SECONDS = 0.3
+"""How long a round takes."""
 
 DRAWS = 16
 """Inputs drawn to find one that the model runs on, where there are no samples."""
@@ -115,8 +115,8 @@ def _judged(
     before: Exported, after: Exported, rule: Rule, sites: Sequence[str], ctx: Context
 ) -> str:
     """Return why a rule is to be taken back: what was measured, now or before."""
-    key = verdicts.key(rule.name, sites, ctx.threads)
-    found = verdicts.known(key)
+    key = verdicts.key(rule.name, sorted(sites), ctx.threads)
+    found: dict[str, Any] | None = verdicts.recall(key)
     if found is None:
         found = _timed(before, after, ctx)
         if "times" in found:
@@ -127,34 +127,39 @@ def _judged(
 def _timed(before: Exported, after: Exported, ctx: Context) -> dict[str, Any]:
     """Time two models in rounds until it is clear whether the second is faster."""
     settings = Settings(optimize=True, threads=ctx.threads, custom_ops=ctx.custom_ops)
-    clock = time.thread_time if ctx.threads == 1 else time.perf_counter
-    old: list[float] = []
-    new: list[float] = []
+    ratios: list[float] = []
+    medians: list[list[float]] = []
     try:
-        sessions = [Session(m, settings) for m in (before, after)]
-        feed = _feed(before, sessions[0], ctx)
-        end = time.perf_counter() + SECONDS
-        faster = None
-        while faster is None and (len(old) < PAIRS or time.perf_counter() < end):
-            for times, more in zip(
-                (old, new), runtime.in_turn(sessions, feed, LOOK, clock=clock), strict=True
-            ):
-                times += more
-            faster = verdict(old, new)
+        feed = _feed(before, Session(before, settings), ctx)
+        while verdict(ratios) is None:
+            old, new = _round(before, after, settings, feed, flipped=len(ratios) % 2 == 1)
+            ratios.append(float(np.median(np.divide(new, old))))
+            medians.append([float(np.median(times)) for times in (old, new)])
     except (CannotRun, SamplesError) as e:
         return {"faster": False, "reason": f"the model cannot be timed: {e}"}
-    medians = [float(np.median(times)) for times in (old, new)]
-    reason = f"{1e3 * medians[0]:.3g} ms before, {1e3 * medians[1]:.3g} ms after"
-    return {"faster": faster is True, "reason": reason, "times": medians}
+    times = [float(t) for t in np.median(medians, axis=0)]
+    reason = f"{1e3 * times[0]:.3g} ms before, {1e3 * times[1]:.3g} ms after"
+    return {"faster": verdict(ratios), "reason": reason, "times": times}
 
 
-def verdict(old: Sequence[float], new: Sequence[float]) -> bool | None:
-    """Return whether the second of two models is faster, by pairs of times; None while open."""
-    if len(old) < PAIRS:
-        return None
-    won = float(np.mean([b < GAIN * a for a, b in zip(old, new, strict=True)]))
-    chance = 1 / math.sqrt(len(old))
-    return won > 0.5 if abs(won - 0.5) > chance else None
+def _round(
+    before: Exported, after: Exported, settings: Settings, feed: dict[str, Any], flipped: bool
+) -> tuple[list[float], list[float]]:
+    """Return the times of both models in turn, in new sessions; flipped, the second is first."""
+    clock = time.thread_time if settings.threads == 1 else time.perf_counter
+    models = (after, before) if flipped else (before, after)
+    sessions = [Session(m, settings) for m in models]
+    one, other = runtime.in_turn(sessions, feed, SECONDS, clock=clock)
+    return (other, one) if flipped else (one, other)
+
+
+def verdict(ratios: Sequence[float]) -> bool | None:
+    """Return whether a model is faster, by its ratio of times in each round; None while open."""
+    won = sum(ratio < GAIN for ratio in ratios)
+    lost = len(ratios) - won
+    if lost > 1:
+        return False
+    return True if won >= (MOST - 1 if lost else CLEAR) else None
 
 
 def _feed(model: Exported, session: Session, ctx: Context) -> dict[str, Any]:

@@ -1,0 +1,212 @@
+"""Static quantization of one model: calibrate, find what pays, prove it on samples, then edit.
+
+1  ranges of all tensors at units, from the fitting part of the calibration samples
+2  all units in integers; what onnxruntime does not fuse goes back to float (audit)
+3  units timed in float and in integers; the cheapest plan by a minimum cut
+4  while the metric falls too far on the trying part: the error of each group of units alone,
+as a penalty in the same cut, at a rising price
+5  the plan is kept only if the whole model is faster than before
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from onnxopt import rewrite, runtime, shapes
+from onnxopt.model import Model
+from onnxopt.runtime import Session, Settings
+from onnxopt.statistics import ranges
+from onnxopt_passes.quant import audit, cut, saturation, sensitivity, static, units
+from onnxopt_passes.quant.plan import Plan
+from onnxopt_passes.quant.scheme import GRIDS
+from onnxopt_passes.quant.static import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from onnxopt.base import Context
+    from onnxopt.model import Exported
+    from onnxopt.samples import Samples
+    from onnxopt.statistics import Histogram
+    from onnxopt_passes.quant import Quant
+    from onnxopt_passes.quant.trial import Trial
+    from onnxopt_passes.quant.units import Unit
+
+ROUNDS = 4
+"""How often the audit takes units back."""
+
+CAUTION = 0.5
+"""Part of the run's budget that a plan may use on the trying part, which is only a sample."""
+
+PRODUCTS = ("MatMul", "Gemm")
+"""Units that hybrid leaves to dynamic quantization."""
+
+SECONDS = 1.0
+"""Time spent on the last comparison."""
+
+
+class Converter:
+    """Finds the plan for one model.
+
+    Args:
+        model: The float model, opset 13 or later; not changed.
+        options: What is asked for.
+        ctx: The run.
+        cpu: The profile to write for.
+        fit: Samples to fit to.
+        trial: Samples to try on.
+        products: Whether MatMul and Gemm are among the units.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        options: Quant,
+        ctx: Context,
+        cpu: str,
+        fit: Samples,
+        trial: Trial,
+        products: bool = True,
+    ) -> None:
+        self.options, self.ctx, self.cpu, self.fit, self.trial = options, ctx, cpu, fit, trial
+        self.model, self.source = model, model.export()
+        found = units.find(model.graph)
+        self.found = [u for u in found if products or u.node.op not in PRODUCTS]
+        self.settings = Settings(False, ctx.threads, ctx.custom_ops)
+        self.plan = Plan(options.method, {u.name for u in self.found})
+        self.recipe = Recipe({})
+        self.times: cut.Times | None = None
+
+    def run(self) -> Plan:
+        """Return a new plan; it chooses nothing where integers do not pay.
+
+        Raises:
+            CannotRun: onnxruntime cannot run the model on the samples.
+        """
+        self._calibrate(compare=True)
+        self._audit()
+        if self.options.timed and self.plan.chosen:
+            self._time()
+        self._hold()
+        return self.plan
+
+    def adopt(self, plan: Plan) -> None:
+        """Take a plan that was made before.
+
+        Raises:
+            CannotRun: onnxruntime cannot run the model on the samples.
+        """
+        self.plan = plan
+        self._calibrate(compare=False)
+
+    def build(
+        self, chosen: Collection[str], recipe: Recipe | None = None, named: bool = False
+    ) -> Exported:
+        """Return the model with some units in integers.
+
+        Args:
+            chosen: Their names.
+            recipe: The numbers, those found by default.
+            named: Name nodes by their units.
+        """
+        model = Model.from_exported(self.source)
+        if named:
+            audit.name_nodes(model.graph)
+        if chosen:
+            shapes.infer(model)
+            with rewrite.editing(model):
+                static.place(model, chosen, recipe or self.recipe)
+        return model.export()
+
+    def _calibrate(self, compare: bool) -> None:
+        """Take ranges, leave out what is not finite, and find out whether clipping helps."""
+        names = static.tensors(self.found)
+        histograms = ranges.cached(self.model, names, self.fit, self.settings)
+        self.sizes = ranges.sizes(self.model, names, self.trial.feed, self.settings)
+        trouble = {n: h.trouble for n, h in histograms.items() if h.trouble}
+        for unit in self.found:
+            bad = [t.name for t in (*unit.inputs, unit.output) if t.name in trouble]
+            if bad:
+                self.plan.leave({unit.name}, f"tensor {bad[0]!r} holds {trouble[bad[0]]}")
+        recipe = Recipe(
+            self._spans(histograms, self.plan.method),
+            GRIDS[self._activations()],
+            GRIDS[self.options.weights],
+            self.options.granularity != "tensor",
+        )
+        if self.cpu in ("x64", "generic") and recipe.activations.name == "uint8":
+            narrow = saturation.guilty(self.model, self.found, recipe, self.fit, self.settings)
+            recipe = replace(recipe, narrow=narrow)
+        self.recipe = recipe
+        if compare and self.plan.method == "auto":
+            self._compare_methods(histograms)
+
+    @staticmethod
+    def _spans(histograms: Mapping[str, Histogram], method: str) -> dict[str, tuple[float, float]]:
+        return {name: h.span(method) for name, h in histograms.items() if not h.trouble}
+
+    def _compare_methods(self, histograms: Mapping[str, Histogram]) -> None:
+        """Clip only if outputs are nearer to the source's than without clipping."""
+        clipped = self.recipe
+        whole = replace(clipped, ranges=self._spans(histograms, "minmax"))
+        noises = [
+            self.trial.judge(self.build(self.plan.chosen, r), sensitivity.FEW).noise
+            for r in (clipped, whole)
+        ]
+        if noises[1] < noises[0]:
+            self.recipe, self.plan.method = whole, "minmax"
+
+    def _activations(self) -> str:
+        if self.options.activations != "auto":
+            return self.options.activations
+        return "int8" if self.cpu == "arm64" else "uint8"
+
+    def _chosen(self) -> list[Unit]:
+        return [u for u in self.found if u.name in self.plan.chosen]
+
+    def _audit(self) -> None:
+        for _ in range(ROUNDS):
+            exported = self.build(self.plan.chosen, named=True)
+            floating = audit.islands(exported, self._chosen(), self.ctx.threads)
+            if not floating:
+                return
+            self.plan.leave(floating, "onnxruntime has no integer kernel for it here")
+
+    def _time(self) -> None:
+        floats = self.build((), named=True)
+        integers = self.build(self.plan.chosen, named=True)
+        chosen = self._chosen()
+        feed, threads = self.trial.feed, self.ctx.threads
+        self.times = audit.times(floats, integers, chosen, self.sizes, feed, threads)
+        kept = self._recut(set(self.plan.chosen), {}, 0.0)
+        self.plan.leave(self.plan.chosen - kept, "it is slower in integers")
+
+    def _recut(self, kept: set[str], shares: Mapping[str, float], price: float) -> set[str]:
+        """Return what stays in integers at a price of error."""
+        if self.times is None:
+            return sensitivity.drop_worst(kept, shares, price)
+        times = self.times
+        saved = sum(times.floats.get(n, 0.0) - t for n, t in times.integers.items())
+        penalty = {name: price * max(saved, 1.0) * share for name, share in shares.items()}
+        return cut.cheapest([u for u in self.found if u.name in kept], times, penalty)
+
+    def _hold(self) -> None:
+        """Give units back to float until the metric holds on the trying part."""
+        kept, self.plan.noise = sensitivity.hold(
+            self.build,
+            [u.name for u in self._chosen()],
+            self.trial,
+            CAUTION * self.ctx.max_drop,
+            self._recut,
+        )
+        self.plan.leave(self.plan.chosen - kept, "it costs too much accuracy")
+
+
+def faster(before: Exported, after: Exported, trial: Trial, ctx: Context) -> tuple[bool, str]:
+    """Time two models in turn; return whether the second is faster, and both times in words."""
+    settings = Settings(True, ctx.threads, ctx.custom_ops)
+    sessions: Sequence[Session] = [Session(m, settings) for m in (before, after)]
+    old, new = runtime.interleave(sessions, trial.feed, SECONDS)
+    words = f"{1e3 * old.median:.3g} ms in float, {1e3 * new.median:.3g} ms in integers"
+    return new.median < old.median and new.minimum < old.minimum, words

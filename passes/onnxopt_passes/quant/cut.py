@@ -1,0 +1,114 @@
+"""Integers or float for each unit, by a minimum cut on measured times.
+
+    minimize  sum of t_integer or t_float over units
+            + t_quantize of each float tensor that units in integers read
+            + t_dequantize of each integer tensor that somebody reads in float
+            + penalty of units in integers
+
+Both border costs are paid once a tensor, whatever the number of readers, which makes the problem a
+minimum cut between `integers` and `float`; it is solved exactly. A region whose borders cost more
+than it gains stays in float as a whole. The penalty buys accuracy: it is the error of a unit times
+the price of error.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import networkx as nx
+
+from onnxopt import match
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnxopt_passes.quant.units import Unit
+
+INTEGERS, FLOAT = ("side", "integers"), ("side", "float")
+
+
+@dataclass(frozen=True)
+class Times:
+    """Microseconds.
+
+    Attributes:
+        floats: Of units in float; a unit that is missing was fused into its reader.
+        integers: Of units in integers; one that is missing has no integer kernel.
+        borders: Of a border at a tensor, by the tensor's name: quantizing or dequantizing it, and
+            changing its layout.
+    """
+
+    floats: Mapping[str, float]
+    integers: Mapping[str, float]
+    borders: Mapping[str, float]
+
+
+def cheapest(found: Sequence[Unit], times: Times, penalty: Mapping[str, float]) -> set[str]:
+    """Return the names of the units that run in integers in the cheapest plan.
+
+    Args:
+        found: All units of a graph.
+        times: What they cost.
+        penalty: Microseconds that a unit in integers costs beyond its time, by name.
+    """
+    network = nx.DiGraph()
+    network.add_nodes_from((INTEGERS, FLOAT))
+    able = [u for u in found if u.name in times.integers]
+    makers = {id(t): u.name for u in able for t in (u.output, *u.node.outputs)}
+    for unit in able:
+        floats = times.floats.get(unit.name, 0.0)
+        network.add_edge(INTEGERS, unit.name, capacity=floats)
+        costs = times.integers[unit.name] + penalty.get(unit.name, 0.0)
+        network.add_edge(unit.name, FLOAT, capacity=costs)
+    _borders(network, able, makers, times)
+    for unit in able:
+        source = makers.get(id(unit.inputs[0]))
+        if unit.moves:  # has integers only from a maker that has
+            network.add_edge(unit.name, source or FLOAT)
+        if unit.name not in times.floats and not unit.moves:
+            for reader in _readers(unit, makers):
+                network.add_edge(unit.name, reader)
+                network.add_edge(reader, unit.name)
+    _, (inside, _) = nx.minimum_cut(network, INTEGERS, FLOAT)
+    return {u.name for u in able if u.name in inside}
+
+
+def _borders(
+    network: nx.DiGraph, able: Sequence[Unit], makers: Mapping[int, str], times: Times
+) -> None:
+    readers: dict[str, set[object]] = defaultdict(set)
+    makes: dict[str, object] = {}
+    for unit in able:
+        for tensor in unit.inputs:
+            readers[tensor.name].add(unit.name)
+            makes[tensor.name] = makers.get(id(tensor), FLOAT)
+        makes[unit.output.name] = unit.name
+        ours = _readers(unit, makers)
+        readers[unit.output.name].update(ours)
+        inner = [r for r in unit.output.outputs if not r.outputs or makers_of(r, makers) is None]
+        if inner or match.fetched(unit.output):
+            readers[unit.output.name].add(FLOAT)
+    for name, maker in makes.items():
+        price = times.borders.get(name, 0.0)
+        leave, enter = ("leave", name), ("enter", name)
+        if maker != FLOAT:
+            network.add_edge(maker, leave, capacity=price)
+        network.add_edge(enter, maker, capacity=price)
+        for reader in readers[name]:
+            if maker != FLOAT:
+                network.add_edge(leave, reader)
+            if reader != FLOAT:
+                network.add_edge(reader, enter)
+
+
+def makers_of(reader: object, makers: Mapping[int, str]) -> str | None:
+    """Return the unit that a node belongs to, None if it is none."""
+    outputs = getattr(reader, "outputs", ())
+    return makers.get(id(outputs[0])) if outputs else None
+
+
+def _readers(unit: Unit, makers: Mapping[int, str]) -> list[str]:
+    found = (makers_of(reader, makers) for reader in unit.output.outputs)
+    return [name for name in dict.fromkeys(found) if name is not None]

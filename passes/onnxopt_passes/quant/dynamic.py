@@ -1,0 +1,167 @@
+"""Dynamic quantization: MatMul and Gemm by constant weights, activations quantized at run time.
+
+    x_q, s_x, z_x = DynamicQuantizeLinear(x)
+    y = Cast(MatMulInteger(x_q, w_q, z_x)) * (s_x * s_w)        s_w one a column
+
+which onnxruntime fuses to DynamicQuantizeMatMul or MatMulIntegerToFloat, an Add of a bias behind it
+included. Products that read one tensor share its quantization. Convolutions are never made so:
+ConvInteger has no fused kernel and is several times slower than float.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxopt import match, rewrite, shapes
+from onnxopt_passes.quant import scheme, units
+from onnxopt_passes.quant.scheme import GRIDS, Params
+from onnxopt_passes.quant.static import SAFE
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from onnxopt.model import Model
+
+LEAST = 1024
+"""Elements that a weight must have more of."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A MatMul or Gemm by a constant.
+
+    Attributes:
+        name: Path of its graph and its label.
+        graph: The graph it is in.
+        node: The node.
+    """
+
+    name: str
+    graph: gs.Graph
+    node: gs.Node
+
+
+def find(model: Model) -> list[Product]:
+    """Return the products of all graphs of a model whose shapes were inferred."""
+    found = []
+    for path, graph in model.graphs():
+        for node in graph.nodes:
+            if not match.is_op(node, "MatMul", "Gemm") or not units.GUARDS[node.op](node):
+                continue
+            weight = match.constant(node.inputs[1])
+            if weight is None or weight.size <= LEAST or match.quantized(*_ends(node)):
+                continue
+            if match.constant(node.inputs[0]) is None and _float(node.inputs[0]):
+                found.append(Product(f"{path}{units.label(node)}", graph, node))
+    return found
+
+
+def _ends(node: gs.Node) -> tuple[gs.Tensor, gs.Tensor]:
+    return node.inputs[0], node.outputs[0]
+
+
+def _float(tensor: gs.Tensor) -> bool:
+    return shapes.dtype(tensor) in (None, units.FLOAT)
+
+
+def place(model: Model, chosen: Collection[str], narrow: bool, channelwise: bool = True) -> None:
+    """Make products run in integers.
+
+    Args:
+        model: Edited in place, inside `rewrite.editing`; opset 11 or later.
+        chosen: Names of products.
+        narrow: Keep channels within +-64 whose sums of two products could saturate int16.
+        channelwise: Whether weights have one scale a column.
+    """
+    quantized: dict[tuple[int, int], list[gs.Tensor]] = {}
+    held: dict[tuple[int, bool], tuple[gs.Constant, gs.Constant]] = {}
+    for product in find(model):
+        if product.name not in chosen:
+            continue
+        node, graph = product.node, product.graph
+        source = node.inputs[0]
+        key = id(graph), id(source)
+        if key not in quantized:
+            quantized[key] = _quantize(graph, source)
+        turned = node.op == "Gemm" and bool(match.attribute(node, "transB", 0))
+        tied = id(node.inputs[1]), turned
+        if tied not in held:
+            held[tied] = _weight(product, turned, narrow, channelwise)
+        _replace(product, quantized[key], *held[tied])
+    for _, graph in model.graphs():
+        graph.nodes[:] = [n for n in graph.nodes if not getattr(n, "removed", False)]
+
+
+def weight_params(weight: np.ndarray, narrow: bool, channelwise: bool) -> Params:
+    """Return the scheme of a weight (K, columns); see `place`."""
+    params = scheme.fit(weight, GRIDS["int8"], True, 1 if channelwise else None)
+    if not narrow:
+        return params
+    integers = scheme.quantize(weight, params).astype(np.int64)
+    worst = np.zeros(weight.shape[1], np.int64)
+    for part in (np.maximum(integers, 0), np.maximum(-integers, 0)):
+        worst = np.maximum(worst, (part[1:] + part[:-1]).max(0, initial=0))
+    guilty = worst > 2 * SAFE
+    if not channelwise:
+        guilty = np.asarray(guilty.any())
+    scale = np.where(guilty, params.scale * (127 / SAFE), params.scale).astype(np.float32)
+    return Params(np.asarray(scale), params.zero_point, params.grid, params.axis)
+
+
+def _weight(
+    product: Product, turned: bool, narrow: bool, channelwise: bool
+) -> tuple[gs.Constant, gs.Constant]:
+    values = match.constant(product.node.inputs[1])
+    assert values is not None  # noqa: S101  # a guard of `find`
+    weight = values.T if turned else values
+    params = weight_params(weight, narrow, channelwise)
+    integers = np.ascontiguousarray(scheme.quantize(weight, params))
+    name = product.node.inputs[1].name or units.label(product.node)
+    return (
+        gs.Constant(f"{name}.quantized", integers),
+        gs.Constant(f"{name}.scale", params.scale),
+    )
+
+
+def _quantize(graph: gs.Graph, source: gs.Tensor) -> list[gs.Tensor]:
+    name = f"{source.name}.dynamic"
+    kinds = (("quantized", np.uint8), ("scale", np.float32), ("zero_point", np.uint8))
+    outputs: list[gs.Tensor] = [gs.Variable(f"{name}.{what}", kind) for what, kind in kinds]
+    match.insert(graph, gs.Node("DynamicQuantizeLinear", name, {}, [source], outputs))
+    return outputs
+
+
+def _replace(
+    product: Product, source: list[gs.Tensor], weight: gs.Constant, scale: gs.Constant
+) -> None:
+    node, graph = product.node, product.graph
+    label = units.label(node)
+    values, x_scale, zero = source
+    names = ("integers", "floats", "scale", "scaled")
+    whole, floats, factor, scaled = (gs.Variable(f"{label}.{n}", np.float32) for n in names)
+    whole.dtype = np.int32
+    out = node.outputs[0]
+    bias = node.inputs[2] if node.op == "Gemm" and match.given(node, 2) else None
+    match.remove(node)
+    made: list[gs.Tensor] = [out if bias is None else scaled]
+    steps = (
+        gs.Node("MatMulInteger", f"{label}.product", {}, [values, weight, zero], [whole]),
+        gs.Node("Cast", f"{label}.cast", {"to": 1}, [whole], [floats]),
+        gs.Node("Mul", f"{label}.scales", {}, [x_scale, scale], [factor]),
+        gs.Node("Mul", f"{label}.rescale", {}, [floats, factor], made),
+    )
+    for step in steps:
+        match.insert(graph, step)
+    if bias is not None:
+        match.insert(graph, gs.Node("Add", f"{label}.bias", {}, [scaled, bias], [out]))
+
+
+def build(model: Model, chosen: Collection[str], narrow: bool, channelwise: bool) -> None:
+    """Infer shapes, and make products run in integers."""
+    shapes.infer(model)
+    with rewrite.editing(model):
+        place(model, chosen, narrow, channelwise)

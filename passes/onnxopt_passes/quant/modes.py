@@ -1,0 +1,171 @@
+"""The modes, and the steps from one to the next where it does not pay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxopt import shapes, verdicts
+from onnxopt.errors import SamplesError
+from onnxopt.model import Model
+from onnxopt.runtime import CannotRun
+from onnxopt.statistics import ranges
+from onnxopt_passes.quant import (
+    cpu,
+    decide,
+    dynamic,
+    ledger,
+    opset,
+    plan,
+    sensitivity,
+    trial,
+    weight_only,
+)
+from onnxopt_passes.quant.converter import CAUTION, Converter, faster
+from onnxopt_passes.quant.options import DATA
+from onnxopt_passes.quant.plan import Plan
+from onnxopt_passes.quant.trial import Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from onnxopt.base import Context
+    from onnxopt.model import Exported
+    from onnxopt_passes.quant import Quant
+
+STATIC_OPSET = 13
+"""DequantizeLinear with an axis."""
+
+DYNAMIC_OPSET = 11
+"""DynamicQuantizeLinear."""
+
+
+def quantize(model: Model, q: Quant, ctx: Context) -> int:
+    """Quantize in the mode that is asked for, or that fits; return the number of edits.
+
+    Raises:
+        SamplesError: The mode needs samples, and there are none.
+    """
+    profile = cpu.detect() if q.cpu == "auto" else q.cpu
+    mode: str = q.mode
+    why = "it was asked for"
+    try:
+        if mode == "auto":
+            mode, why = decide.mode(model, ctx)
+    except CannotRun as e:
+        mode, why = "weights", f"onnxruntime cannot run the model: {e}"
+    ctx.notes.append(f"mode {mode}: {why}; cpu {profile}")
+    edits, floats = 0, dict[str, str]()
+    if mode in DATA:
+        edits, floats = _integers(model, q, ctx, mode, profile)
+    edits += weight_only.quantize_weights(model, q, ctx)
+    ledger.complete(model, ctx, floats)
+    return edits
+
+
+def _integers(
+    model: Model, q: Quant, ctx: Context, mode: str, profile: str
+) -> tuple[int, dict[str, str]]:
+    """Run the modes that compute in integers; return edits, and units in float with reasons."""
+    if ctx.calibration is None:
+        raise SamplesError(f"quant: mode={mode} needs calibration data: give --calib PATH")
+    edits, floats = 0, dict[str, str]()
+    steps = {"hybrid": ("static", "dynamic")}.get(mode, (mode,))
+    for step in steps:
+        work = model.clone()
+        needed = STATIC_OPSET if step == "static" else DYNAMIC_OPSET
+        reason = opset.raise_to(work, needed, ctx)
+        if reason:
+            ctx.notes.append(f"not {step}: {reason}")
+            continue
+        try:
+            search = _Search(work, q, ctx, step, profile, products=mode != "hybrid")
+            decided = search.plan()
+        except CannotRun as e:
+            ctx.notes.append(f"not {step}: onnxruntime cannot run it: {e}")
+            continue
+        floats |= decided.floats
+        allowed = [n for n in sorted(decided.chosen) if ctx.allow(f"{step}@{n}")]
+        if allowed:
+            made = Model.from_exported(search.build(allowed), model.path)
+            model.graph, model.header = made.graph, made.header
+            edits += len(allowed)
+    return edits, floats
+
+
+class _Search:
+    """One mode on one model: its plan, remembered, and the model that a plan makes."""
+
+    def __init__(
+        self, model: Model, q: Quant, ctx: Context, step: str, profile: str, products: bool
+    ) -> None:
+        self.q, self.ctx, self.step, self.profile = q, ctx, step, profile
+        self.source = model.export()
+        assert ctx.calibration is not None  # noqa: S101  # `_integers` has asked
+        fit, check = trial.parts(ctx.calibration, self.source, ctx.seed)
+        self.trial = Trial(self.source, check, ctx)
+        shapes.infer(model)
+        self.static: Converter | None = None
+        if step == "static":
+            self.static = Converter(model, q, ctx, profile, fit, self.trial, products)
+        parts = [repr(q), step, profile, ctx.max_drop, ctx.metric, ctx.threads, products]
+        self.key = verdicts.key(ranges.fingerprint(self.source, fit, ()), *parts)
+        self.model = model
+
+    def build(self, chosen: Collection[str]) -> Exported:
+        """Return the model with these units in integers."""
+        if self.static is not None:
+            return self.static.build(chosen)
+        model = Model.from_exported(self.source)
+        narrow = self.profile in ("x64", "generic")
+        dynamic.build(model, chosen, narrow, self.q.granularity != "tensor")
+        return model.export()
+
+    def plan(self) -> Plan:
+        """Return the plan: the recipe's, the remembered one, or a new one.
+
+        Raises:
+            CannotRun: onnxruntime cannot run the model.
+            SpecError: The recipe is no recipe.
+        """
+        held = None if self.q.recipe is None else plan.read(f"{self.q.recipe}.{self.step}")
+        remembered = verdicts.recall(self.key)
+        if held is None and remembered is not None:
+            held = Plan.from_dict(remembered["plan"])
+            self.ctx.notes.extend(remembered["notes"])
+        if held is None:
+            held, notes = self._new()
+            self.ctx.notes.extend(notes)
+            verdicts.remember(self.key, {"plan": held.to_dict(), "notes": notes})
+        elif self.static is not None:
+            self.static.adopt(held)
+        if self.q.recipe is not None:
+            plan.write(f"{self.q.recipe}.{self.step}", held)
+        self.ctx.evidence[self.step] = held.to_dict()
+        return held
+
+    def _new(self) -> tuple[Plan, list[str]]:
+        found = self._static() if self.static is not None else self._dynamic()
+        candidates = len(found.chosen) + len(found.floats)
+        notes = []
+        if found.chosen and self.q.timed:
+            won, words = faster(self.source, self.build(found.chosen), self.trial, self.ctx)
+            notes.append(f"{self.step}: {len(found.chosen)} of {candidates} units, {words}")
+            if not won:
+                found.leave(set(found.chosen), f"the whole is not faster: {words}")
+        else:
+            notes.append(f"{self.step}: {len(found.chosen)} of {candidates} units")
+        return found, notes
+
+    def _static(self) -> Plan:
+        assert self.static is not None  # noqa: S101  # `_new` has asked
+        return self.static.run()
+
+    def _dynamic(self) -> Plan:
+        names = [p.name for p in dynamic.find(self.model)]
+        found = Plan(chosen=set(names))
+        limit = CAUTION * self.ctx.max_drop
+        kept, found.noise = sensitivity.hold(
+            self.build, names, self.trial, limit, sensitivity.drop_worst
+        )
+        found.leave(found.chosen - kept, "it costs too much accuracy")
+        return found

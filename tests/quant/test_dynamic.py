@@ -1,0 +1,110 @@
+"""Dynamic quantization: the form that onnxruntime fuses, and the choice of the mode."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxopt import deployed
+from onnxopt.parity import compare
+from onnxopt.runtime import Session, Settings
+from onnxopt_passes.quant import Quant, decide, dynamic
+from onnxopt_passes.quant.cpu import saturates
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
+
+ENCODER = (
+    HEAD
+    + """g (float[N,64] x) => (float[N,64] y)
+<float[64,96] w1, float[96] b1, float[64,96] w2, float[96,64] w3, float[64] b3> {
+   m1 = MatMul(x, w1)
+   a1 = Add(m1, b1)
+   m2 = MatMul(x, w2)
+   p = Mul(a1, m2)
+   y = Gemm(p, w3, b3)
+}"""
+)
+
+
+@pytest.mark.parametrize("cpu", ["x64", "x64-vnni"])
+def test_products_fuse_and_share_their_input(model, context, cpu):
+    built = model(ENCODER)
+    before = built.export()
+    ctx = context((5, 64), max_drop=1.0)
+    assert Quant(mode="dynamic", timed=False, cpu=cpu).run(built, ctx) == 3
+    after = built.export()
+    onnx.checker.check_model(after.whole(), full_check=True)
+    ops = Counter(n.op_type for n in after.proto.graph.node)
+    assert ops["DynamicQuantizeLinear"] == 2
+    made = Counter(n.op_type for n in deployed.rewritten(after, Settings()).graph.node)
+    assert made["DynamicQuantizeMatMul"] + made["MatMulIntegerToFloat"] == 3
+    assert not {"MatMul", "Gemm", "MatMulInteger"} & set(made)
+    if cpu == "x64-vnni" and saturates():
+        return  # on this machine only the narrowed file is right, which is what cpu=auto writes
+    feed = next(iter(ctx.calibration)).feed
+    want, got = Session(before).run(feed), Session(after).run(feed)
+    assert max(d.drift for d in compare(want, got).values()) < 0.05
+
+
+def test_without_vnni_no_sum_of_two_weights_saturates():
+    rng = np.random.default_rng(0)
+    weight = rng.normal(0, 1, (64, 16)).astype(np.float32)
+    params = dynamic.weight_params(weight, narrow=True, channelwise=True)
+    integers = np.rint(weight / params.scale).astype(int)
+    for part in (np.maximum(integers, 0), np.maximum(-integers, 0)):
+        assert 255 * (part[1:] + part[:-1]).max() <= 32767
+
+
+def test_tied_weights_stay_tied(model, context):
+    text = (
+        HEAD
+        + """g (float[N,64] x) => (float[N,64] y) <float[64,64] w> {
+       m = MatMul(x, w)
+       y = MatMul(m, w)
+    }"""
+    )
+    built = model(text)
+    Quant(mode="dynamic", timed=False).run(built, context((5, 64), max_drop=1.0))
+    held = [t for t in built.export().proto.graph.initializer if t.data_type == 3]
+    assert len(held) == 1
+
+
+def test_convolutions_are_never_made_dynamic(model, context):
+    text = (
+        HEAD
+        + """g (float[1,8,12,12] x) => (float[1,8,12,12] y) <float[8,8,3,3] w> {
+       y = Conv<pads=[1,1,1,1]>(x, w)
+    }"""
+    )
+    built = model(text)
+    Quant(mode="dynamic", timed=False).run(built, context((1, 8, 12, 12), max_drop=1.0))
+    assert "ConvInteger" not in {n.op for n in built.graph.nodes}
+
+
+@pytest.mark.parametrize(
+    ("body", "shape", "want"),
+    [
+        ("<float[8,8,3,3] w> { y = Conv(x, w) }", (1, 8, 9, 9), "static"),
+        ("<float[9,64] w> { y = MatMul(x, w) }", (1, 8, 9, 9), "dynamic"),
+        ("{ y = Relu(x) }", (1, 8, 9, 9), "weights"),
+        (
+            "<float[8,8,3,3] w, float[7,400] v> { c = Conv(x, w) y = MatMul(c, v) }",
+            (1, 8, 9, 9),
+            "hybrid",
+        ),
+    ],
+)
+def test_the_mode_follows_the_work(model, context, body, shape, want):
+    text = HEAD + f"g (float[1,8,9,9] x) => (float[A,B,C,D] y) {body}"
+    mode, why = decide.mode(model(text), context(shape))
+    assert mode == want
+    assert why
+
+
+def test_weights_without_samples(model):
+    from onnxopt.base import Context
+
+    assert decide.mode(model(ENCODER), Context())[0] == "weights"

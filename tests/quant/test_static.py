@@ -1,0 +1,263 @@
+"""Static quantization: what is placed, what onnxruntime makes of it, and the traps."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxopt import deployed
+from onnxopt.model import Model
+from onnxopt.parity import compare
+from onnxopt.runtime import Session, Settings
+from onnxopt_passes.quant import Quant
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
+
+RESIDUAL = (
+    HEAD
+    + """g (float[1,8,12,12] x) => (float[1,8,12,12] y)
+<float[8,8,3,3] w1, float[8,8,3,3] w2, float[8] b1, float[8] b2> {
+   c1 = Conv<pads=[1,1,1,1]>(x, w1, b1)
+   r1 = Relu(c1)
+   c2 = Conv<pads=[1,1,1,1]>(r1, w2, b2)
+   a = Add(c2, r1)
+   y = Relu(a)
+}"""
+)
+
+SILU = (
+    HEAD
+    + """g (float[1,8,12,12] x) => (float[1,8,12,12] y) <float[8,8,3,3] w1, float[8,8,1,1] w2> {
+   c = Conv<pads=[1,1,1,1]>(x, w1)
+   s = Sigmoid(c)
+   m = Mul(c, s)
+   y = Conv(m, w2)
+}"""
+)
+
+
+def _quantized(model, context, **options):
+    options = {"mode": "static", "timed": False, "cpu": "x64-vnni", **options}
+    before = model.export()
+    edits = Quant(**options).run(model, context)
+    after = model.export()
+    onnx.checker.check_model(after.whole(), full_check=True)
+    return before, after, edits
+
+
+def _ops(exported):
+    return Counter(n.op_type for n in exported.proto.graph.node)
+
+
+def _deployed(exported):
+    return Counter(n.op_type for n in deployed.rewritten(exported, Settings()).graph.node)
+
+
+def _noise(before, after, feed, optimize=False):
+    want = Session(before).run(feed)
+    got = Session(after, Settings(optimize)).run(feed)
+    return max(d.drift for d in compare(want, got).values())
+
+
+@pytest.mark.parametrize(("text", "count"), [(RESIDUAL, 3), (SILU, 4)])
+def test_branches_meet_in_integers(model, context, text, count):
+    # onnxruntime's own default leaves every convolution around a branch in float
+    ctx = context((1, 8, 12, 12), max_drop=1.0)
+    before, after, edits = _quantized(model(text), ctx)
+    assert edits == count
+    ops = _deployed(after)
+    integer = sum(n for op, n in ops.items() if op.startswith("QLinear"))
+    assert integer == count
+    assert not {"Conv", "Add", "Mul"} & set(ops)
+    assert ops["QuantizeLinear"] == ops["DequantizeLinear"] == 1
+    feed = next(iter(ctx.calibration)).feed
+    assert _noise(before, after, feed) < 0.05
+
+
+def test_weights_are_symmetric_int8_a_channel_and_activations_uint8(model, context):
+    _, after, _ = _quantized(model(RESIDUAL), context((1, 8, 12, 12), max_drop=1.0))
+    held = {t.name: onnx.numpy_helper.to_array(t) for t in after.whole().graph.initializer}
+    weights = [v for n, v in held.items() if n.endswith(".weight")]
+    assert [w.dtype for w in weights] == [np.int8] * 2
+    assert all(np.abs(w.astype(int)).max((1, 2, 3)).tolist() == [127] * 8 for w in weights)
+    biases = [v for n, v in held.items() if n.endswith(".bias")]
+    assert [b.dtype for b in biases] == [np.int32] * 2
+    assert not any(v.dtype == np.float32 and v.size > 64 for v in held.values())
+
+
+def test_activations_go_where_saturation_says_the_same(model, context):
+    _, after, _ = _quantized(model(RESIDUAL), context((1, 8, 12, 12), max_drop=1.0))
+    assert _ops(after)["Relu"] == 0
+
+
+def test_an_op_without_integer_kernel_gets_no_q_and_dq(model, context):
+    text = (
+        HEAD
+        + """g (float[1,8,12,12] x) => (float[1,8,12,12] y)
+    <float[8,8,3,3] w, float[12] s, float[12] b> {
+       c = Conv<pads=[1,1,1,1]>(x, w)
+       h = HardSigmoid(c)
+       y = LayerNormalization(h, s, b)
+    }"""
+    )
+    _, after, _ = _quantized(model(text), context((1, 8, 12, 12), max_drop=1.0))
+    assert _ops(after)["QuantizeLinear"] == 2
+    assert _deployed(after)["QLinearConv"] == 1
+
+
+def test_elements_move_in_integers(model, context):
+    text = (
+        HEAD
+        + """g (float[1,8,12,12] x) => (float[1,8,8,8] y)
+    <float[8,8,3,3] w1, float[8,8,1,1] w2, int64[8] pads = {0,0,1,1,0,0,1,1}> {
+       c = Conv(x, w1)
+       m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(c)
+       p = Pad(m, pads)
+       t = Transpose<perm=[0,1,3,2]>(p)
+       y0 = Conv(t, w2)
+       y = Pad(y0, pads2)
+    }"""
+    )
+    text = text.replace("y0 = Conv(t, w2)\n       y = Pad(y0, pads2)", "y = Conv(t, w2)")
+    text = text.replace("float[1,8,8,8] y", "float[1,8,7,7] y")
+    ctx = context((1, 8, 12, 12), max_drop=1.0)
+    before, after, edits = _quantized(model(text), ctx)
+    assert edits == 5
+    assert _ops(after)["QuantizeLinear"] == 3
+    assert _noise(before, after, next(iter(ctx.calibration)).feed) < 0.05
+
+
+def test_written_and_deployed_say_the_same_without_vnni(model, context):
+    # sums of products saturate int16 on such CPUs, this one perhaps
+    text = (
+        HEAD
+        + """g (float[1,64,6,6] x) => (float[1,8,6,6] y) <float[8,64,1,1] w> {
+       r = Relu(x)
+       y = Conv(r, w)
+    }"""
+    )
+    built = model(text)
+    weight = built.graph.nodes[1].inputs[1]
+    weight.values = np.full((8, 64, 1, 1), 0.5, np.float32)
+    ctx = context((1, 64, 6, 6), max_drop=1.0)
+    before, after, _ = _quantized(built, ctx, cpu="x64")
+    held = {t.name: onnx.numpy_helper.to_array(t) for t in after.whole().graph.initializer}
+    assert max(np.abs(v.astype(int)).max() for v in held.values() if v.dtype == np.int8) <= 64
+    feed = next(iter(ctx.calibration)).feed
+    assert _noise(before, after, feed, optimize=True) < 0.03
+
+
+def test_only_guilty_channels_are_narrowed(model, context):
+    text = (
+        HEAD
+        + """g (float[1,64,6,6] x) => (float[1,2,6,6] y) <float[2,64,1,1] w> {
+       r = Relu(x)
+       y = Conv(r, w)
+    }"""
+    )
+    built = model(text)
+    weight = built.graph.nodes[1].inputs[1]
+    values = np.ones((2, 64, 1, 1), np.float32)
+    values[0, 1::2] = 0.001  # beside a zero, 127 * 255 fits
+    weight.values = values
+    _, after, _ = _quantized(built, context((1, 64, 6, 6), max_drop=1.0), cpu="x64")
+    held = {t.name: onnx.numpy_helper.to_array(t) for t in after.whole().graph.initializer}
+    integers = held["y.weight"]
+    assert np.abs(integers.astype(int)).max((1, 2, 3)).tolist() == [127, 64]
+
+
+def test_nan_is_named_and_left_in_float(model, context):
+    text = (
+        HEAD
+        + """g (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[8,8,1,1] w1, float[8,8,1,1] w2> {
+       c = Conv(x, w1)
+       l = Log(c)
+       y = Conv(l, w2)
+    }"""
+    )
+    ctx = context((1, 8, 6, 6), max_drop=2.0)
+    _, after, _ = _quantized(model(text), ctx)
+    floats = ctx.evidence["static"]["nodes"]
+    assert floats["y"] == "float: tensor 'l' holds NaN on sample 0"
+    assert _ops(after)["Conv"] == 2
+
+
+def test_a_bias_that_int32_cannot_hold_widens_the_scale(model, context):
+    text = (
+        HEAD
+        + """g (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[8,8,1,1] w, float[8] b> {
+       y = Conv(x, w, b)
+    }"""
+    )
+    built = model(text)
+    node = built.graph.nodes[0]
+    node.inputs[1].values = node.inputs[1].values * np.float32(1e-9)
+    ctx = context((1, 8, 6, 6), max_drop=1.0)
+    before, after, edits = _quantized(built, ctx)
+    assert edits == 1
+    assert _noise(before, after, next(iter(ctx.calibration)).feed) < 0.01
+
+
+def test_a_quantized_model_is_left(model, context):
+    ctx = context((1, 8, 12, 12), max_drop=1.0)
+    _, after, _ = _quantized(model(RESIDUAL), ctx)
+    again = Model.from_exported(after)
+    assert Quant().run(again, ctx) == 0
+    assert "quantized already" in ctx.notes[-1]
+
+
+def test_a_dropped_edit_leaves_its_unit_in_float(model, context):
+    from dataclasses import replace
+
+    ctx = replace(context((1, 8, 12, 12), max_drop=1.0), allow=lambda edit: edit != "static@c2")
+    _, after, edits = _quantized(model(RESIDUAL), ctx)
+    assert edits == 2
+    held = {t.name for t in after.proto.graph.initializer}
+    assert "c1.weight" in held
+    assert "c2.weight" not in held
+    assert "w2" in held
+
+
+def test_two_runs_give_the_same_bytes(model, context):
+    ctx = context((1, 8, 12, 12), max_drop=1.0)
+    runs = [_quantized(model(RESIDUAL), ctx, timed=True)[1].whole() for _ in range(2)]
+    texts = [m.SerializeToString(deterministic=True) for m in runs]
+    assert texts[0] == texts[1]
+
+
+def test_old_opsets_are_raised(model, context):
+    text = RESIDUAL.replace('"" : 17', '"" : 11')
+    ctx = context((1, 8, 12, 12), max_drop=1.0)
+    before, after, edits = _quantized(model(text), ctx)
+    assert edits == 3
+    assert [o.version for o in after.proto.opset_import if not o.domain] == [13]
+    assert _noise(before, after, next(iter(ctx.calibration)).feed) < 0.05
+
+
+def test_units_go_back_to_float_until_the_metric_holds(model, context):
+    ctx = context((1, 8, 12, 12), max_drop=0.0, metric="sqnr")
+    _, after, edits = _quantized(model(RESIDUAL), ctx)
+    assert edits == 0
+    assert _ops(after)["QuantizeLinear"] == 0
+    assert set(ctx.evidence["static"]["nodes"].values()) == {"float: it costs too much accuracy"}
+
+
+def test_a_recipe_can_be_edited(model, context, tmp_path):
+    import json
+
+    path = tmp_path / "recipe.json"
+    ctx = context((1, 8, 12, 12), max_drop=1.0)
+    _quantized(model(RESIDUAL), ctx, recipe=str(path))
+    written = tmp_path / "recipe.json.static"
+    held = json.loads(written.read_text())
+    assert held["nodes"] == {"a": "integers", "c1": "integers", "c2": "integers"}
+    held["nodes"]["c1"] = "float: by hand"
+    written.write_text(json.dumps(held))
+    _, after, edits = _quantized(model(RESIDUAL), ctx, recipe=str(path))
+    assert edits == 2
+    held = {t.name for t in after.proto.graph.initializer}
+    assert "w1" in held
+    assert "c2.weight" in held
