@@ -1,4 +1,4 @@
-"""mode=weights: integers in the file, floats in the kernels, and the same answers up to rounding."""
+"""mode=weights: integers in the file, floats in the kernels, the same answers up to rounding."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_rounded_is_listed() -> None:
        y = Mul(s, z)
     }
     """
-    model, ctx, edits = weights_only(fill(onnx.parser.parse_model(text)), "")
+    _, ctx, edits = weights_only(fill(onnx.parser.parse_model(text)), "")
     assert edits == 0
     assert set(ctx.untouched) == {"k", "z"}
     assert "not as a weight" in ctx.untouched["k"]
