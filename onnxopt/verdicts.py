@@ -16,12 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from onnxopt import runtime
+from onnxopt import __version__, runtime
 
 
 def key(*parts: object) -> str:
-    """Return a key for what depends on these parts, on onnxruntime's version and on the CPU."""
-    text = json.dumps([parts, runtime.version(), platform.processor(), _flags()])
+    """Return a key for what depends on these parts, on both versions, and on the CPU."""
+    text = json.dumps([parts, __version__, runtime.version(), platform.processor(), _flags()])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
