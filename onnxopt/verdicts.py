@@ -13,15 +13,18 @@ import json
 import os
 import platform
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from onnxopt import __version__, runtime
+from onnxopt import runtime
 
 
 def key(*parts: object) -> str:
     """Return a key for what depends on these parts, on both versions, and on the CPU."""
-    text = json.dumps([parts, __version__, runtime.version(), platform.processor(), _flags()])
+    text = json.dumps(
+        [parts, version("onnxopt"), runtime.version(), platform.processor(), _flags()]
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
