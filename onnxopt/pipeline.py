@@ -70,11 +70,11 @@ def run(model: Model, job: Job, samples: Samples | None) -> Run:
 
 def _notes(note: str, proof: Proof) -> list[str]:
     """Return what the report should say of the source and of the proof."""
-    floors = {} if proof.unproven else proof.tolerance.floors
+    floors = {} if proof.unproven else proof.noise.floors
     noisy = [
         f"output {name!r} of the source differs by {floors[name][0]:.2g} of its scale between"
         " onnxruntime's own levels on these inputs: comparing it proves little; give real samples"
-        for name in (proof.tolerance.noisy if floors else ())
+        for name in (proof.noise.noisy if floors else ())
     ]
     return [note, *noisy] if note else noisy
 

@@ -97,6 +97,8 @@ class Proof:
         unproven: Why nothing can be compared; empty if outputs are.
         unreached: Paths of If branches that no input made run.
         drawn: How many inputs were drawn to reach branches that no sample reaches.
+        tolerance: How far exact passes may go from what they are compared with at present.
+        noise: The same of the source, whatever lossy passes have made since.
     """
 
     source: Exported
@@ -120,6 +122,7 @@ class Proof:
         if not self.unproven:
             self._record(self.source)
             self._reach()
+        self.noise = self.tolerance
 
     @property
     def samples(self) -> int:

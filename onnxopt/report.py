@@ -143,8 +143,8 @@ def _proof(run: Run) -> dict[str, Any]:
         "source": "drawn" if proof.holdout is None else proof.holdout.source,
         "drawn": proof.drawn,
         "drift": max(drifts, default=None),
-        "noise_floor": proof.tolerance.floor if not proof.unproven else None,
-        "not_compared": sorted(proof.tolerance.skipped),
+        "noise_floor": proof.noise.floor if not proof.unproven else None,
+        "not_compared": sorted(proof.noise.skipped),
         "unreached_branches": list(proof.unreached),
         "certificate": certificates or None,
     }

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from onnxopt import runtime
 
 
 def key(*parts: object) -> str:
-    """Return a key for what depends on these parts, on onnxruntime's version and on the CPU."""
-    text = json.dumps([parts, runtime.version(), platform.processor(), _flags()])
+    """Return a key for what depends on these parts, on both versions, and on the CPU."""
+    text = json.dumps(
+        [parts, version("onnxopt"), runtime.version(), platform.processor(), _flags()]
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

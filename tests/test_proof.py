@@ -16,6 +16,7 @@ from onnxopt import Context, Model, Pass, Rule, match, rewrite
 from onnxopt.errors import ParityError, PassError, UnprovenError
 from onnxopt.model import ir
 from onnxopt.runtime import run_once
+from onnxopt.testing import fill
 
 CHAIN = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -354,3 +355,31 @@ def test_a_repro_shows_the_wrong_edit(tmp_path) -> None:
         want, got = (run_once(m, dict(feed))["y"] for m in (before, after))
     assert not np.allclose(want, got)
     assert "is off by" in (here / "README.txt").read_text("utf-8")
+
+
+@dataclass(frozen=True)
+class Coarse(Pass):
+    """Rounds what goes into a MatMul to bfloat16; lossy."""
+
+    name: ClassVar[str] = "coarse"
+    exact: ClassVar[bool] = False
+
+    def run(self, model: Model, ctx: Context) -> int:
+        (node,) = [n for n in model.graph.nodes if n.op == "MatMul"]
+        if not ctx.allow("coarse@w"):
+            return 0
+        weight = node.inputs[1]
+        weight.values = weight.values.astype(ml_dtypes.bfloat16).astype(np.float32)
+        return 1
+
+
+def test_the_noise_floor_of_the_report_is_that_of_the_source() -> None:
+    proto = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,16] x) => (float[N,4] y) <float[16,4] w> { m = MatMul(x, w)  y = Tanh(m) }
+    """)
+    settings = {"timing": False, "allow_synthetic": True, "metric": "cosine"}
+    plain = onnxopt.optimize(fill(proto), (), **settings)
+    lossy = onnxopt.optimize(fill(proto), (Coarse(),), **settings)
+    assert lossy.steps[0].edits == 1
+    assert lossy.report["proof"]["noise_floor"] == plain.report["proof"]["noise_floor"]

@@ -143,7 +143,6 @@ def _shown(value: object) -> str:
 
 
 def _example(item: type[Pass]) -> str:
-    fields = dataclasses.fields(item)
-    if not fields:
-        return item.name
-    return f"{item.name}:{fields[0].name}={_default(fields[0])}"
+    """Return the pass with the first option that is more than absent by default."""
+    shown = next((f for f in dataclasses.fields(item) if f.default is not None), None)
+    return item.name if shown is None else f"{item.name}:{shown.name}={_default(shown)}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import onnx.parser
 import pytest
 
-from onnxopt import match
+from onnxopt import match, verdicts
 from onnxopt.base import Context
 from onnxopt.bisect import Gate
 from onnxopt.model import Model
-from onnxopt_passes.fuse import softmax_axis, tentative, tune, verdicts
+from onnxopt_passes.fuse import softmax_axis, tentative, tune
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -57,7 +57,7 @@ def test_a_verdict_that_is_known_is_not_timed(monkeypatch, tmp_path, faster: boo
         asked.append(key)
         return {"faster": faster, "reason": "2 ms before, 3 ms after"}
 
-    monkeypatch.setattr(verdicts, "known", known)
+    monkeypatch.setattr(verdicts, "recall", known)
     terms = tune.Terms(Context(), timed=True, room=10**6)
     assert tune.keep_if_faster(model(), RULE, terms) == int(faster)
     assert len(asked) == 1
@@ -67,12 +67,12 @@ def test_verdicts_are_remembered(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     one, other = verdicts.key("rule", ["a"], 1), verdicts.key("rule", ["a"], 2)
     verdicts.remember(one, {"faster": True})
-    assert verdicts.known(one) == {"faster": True}
-    assert verdicts.known(other) is None
+    assert verdicts.recall(one) == {"faster": True}
+    assert verdicts.recall(other) is None
 
 
 def test_a_broken_file_of_verdicts_is_no_error(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "onnxopt").mkdir()
     (tmp_path / "onnxopt" / "verdicts.json").write_text("[1")
-    assert verdicts.known("key") is None
+    assert verdicts.recall("key") is None

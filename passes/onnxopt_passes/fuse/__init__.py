@@ -1,8 +1,9 @@
 """Fuse: exact rewrites that runtimes do not do by themselves when they load a model.
 
 Rules are tried in the order below on each node, nodes in the order of the graph, until none
-fires; then types are inferred anew, and it starts over until nothing is left. Activations come
-first, since the affine rules would take their constants away; powers and divisions come last.
+fires; then types are inferred anew, and it starts over until nothing is left. Normalisations and
+activations come first, since the affine rules would take their constants away; powers and divisions
+come last.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from onnxopt_passes.fuse import (
     einsum_matmul,
     expand_broadcast,
     hard_swish,
+    layer_norm,
     linear_chain,
     matmul_affine,
     powers,
     residual_gate,
     residual_sum,
+    rms_norm,
     shift_conv,
     silu_gelu,
     slices_split,
@@ -53,6 +56,8 @@ RULES: tuple[Rule, ...] = (
     *einsum_matmul.RULES,
     *expand_broadcast.RULES,
     *transpose_gemm.RULES,
+    *layer_norm.RULES,
+    *rms_norm.RULES,
     *clip_min_max.RULES,
     *hard_swish.RULES,
     *silu_gelu.RULES,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxopt import metrics
+from onnxopt.margins import Margins
 from onnxopt.parity import flat, is_float
 from onnxopt.runtime import Session, Settings
 
@@ -40,7 +41,8 @@ class Judgement:
 
     Attributes:
         divergence: See the module; 0 for the source itself, infinite where it is not finite.
-        drop: By how much the mean score falls; negative where it rises.
+        drop: By how much the mean score falls, negative where it rises; of class scores at least
+            what is to be foreseen (`onnxopt.margins`).
     """
 
     divergence: float
@@ -73,7 +75,8 @@ class Judge:
         session = Session(source.export(), settings)
         self._wanted = [session.run(feed) for feed in self._feeds]
         first = self._wanted[0] if self._wanted else {}
-        self._score = metrics.choose(metric, first, labelled=False).score
+        chosen = metrics.choose(metric, first, labelled=False)
+        self._score, self._flips = chosen.score, chosen.name in metrics.FLIPS
         self._own = [self._score(want, want, None) for want in self._wanted]
         self._variances = _variances(self._wanted)
 
@@ -87,13 +90,15 @@ class Judge:
             CannotRun: The model cannot be run.
         """
         session = Session(model.export(), self._settings)
-        divergences, drops = [], []
+        divergences, drops, margins = [], [], Margins()
         for feed, want, own in zip(self._feeds, self._wanted, self._own, strict=True):
             outputs = session.run(feed)
             divergences.append(self._divergence(outputs, want))
             drops.append(own - self._score(outputs, want, None))
+            if self._flips:
+                margins.add(want, outputs)
         mean = float(np.mean(divergences)) if divergences else 0.0
-        drop = float(np.mean(drops)) if drops else 0.0
+        drop = max(float(np.mean(drops)), margins.drop()) if drops else 0.0
         return Judgement(mean if np.isfinite(mean) else float("inf"), drop)
 
     def _divergence(self, outputs: Outputs, wanted: Outputs) -> float:

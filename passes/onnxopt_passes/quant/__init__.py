@@ -51,7 +51,6 @@ class Quant(Pass):
         symmetric: Whether weights have the zero point 0.
         method: How ranges of activations are chosen from samples; auto picks one a tensor.
         cpu: Which kernels to write for; auto asks the machine.
-        recover: Correct what rounding did to outputs, where held-out error falls.
         timed: Whether regions that are slower in integers stay in float, by measurement.
         recipe: A file with the choice for each node: read if it exists, written if not.
     """
@@ -68,7 +67,6 @@ class Quant(Pass):
     symmetric: bool = True
     method: Method = "auto"
     cpu: Cpu = "auto"
-    recover: bool = True
     timed: bool = True
     recipe: str | None = None
 

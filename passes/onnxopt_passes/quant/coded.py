@@ -107,9 +107,8 @@ class Coded:
 def pack(integers: np.ndarray, axis: int, bits: int) -> np.ndarray:
     """Put non-negative integers of few bits into bytes, in planes along an axis."""
     planes = np.split(integers, 8 // bits, axis)
-    shifted = [plane << (bits * i) for i, plane in enumerate(planes)]
-    packed: np.ndarray = np.bitwise_or.reduce(shifted).astype(np.uint8)
-    return packed
+    shifted = [p << (bits * i) for i, p in enumerate(planes)]
+    return np.asarray(np.add.reduce(shifted), np.uint8)
 
 
 def by_channel(values: np.ndarray, grid: Grid, balanced: bool) -> Coded:

@@ -136,7 +136,7 @@ def _constants(model: Model) -> Iterator[tuple[str, gs.Tensor, np.ndarray]]:
 
 def _integers(values: np.ndarray) -> bool:
     """Whether it is stored in few bits already."""
-    return values.dtype.itemsize == 1
+    return values.dtype.itemsize == 1 or values.dtype.name in ("int16", "uint16")
 
 
 def is_scale(tensor: gs.Tensor) -> bool:
@@ -154,7 +154,7 @@ def _scales(node: gs.Node, tensor: gs.Tensor) -> bool:
 
 
 def _from_bytes(tensor: gs.Tensor) -> bool:
-    """Whether a tensor is unpacked from a constant of one byte an element."""
+    """Whether a tensor is unpacked from a constant of few bits an element."""
     values = match.constant(tensor)
     if values is not None:
         return _integers(values)

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxopt import cost, metrics
 from onnxopt.errors import SamplesError
+from onnxopt.margins import Margins
 from onnxopt.parity import flat, is_float
 from onnxopt.runtime import CannotRun, Session, Settings
 from onnxopt.spool import Spool
@@ -101,7 +102,7 @@ class Trial:
 
     def judge(self, candidate: Exported, most: int | None = None) -> Found:
         """Run a candidate on the samples, or on the first few."""
-        noise, scores = [], []
+        noise, scores, margins = [], [], Margins()
         try:
             session = Session(candidate, self.settings)
             for number, (feed, want, label) in enumerate(self.kept):
@@ -110,10 +111,12 @@ class Trial:
                 got = session.run(feed)
                 noise.append(relative(want, got))
                 scores.append(self.metric.score(got, want, label))
+                if self.metric.name in metrics.FLIPS:
+                    margins.add(want, got)
         except CannotRun:
             return Found(float("inf"), float("inf"))
         drop = float(np.mean(self.scores[: len(scores)]) - np.mean(scores))
-        return Found(float(np.mean(noise)), drop)
+        return Found(float(np.mean(noise)), max(drop, margins.drop()))
 
 
 def relative(want: Outputs, got: Outputs) -> float:

@@ -197,8 +197,6 @@ def _look_up(node: gs.Node, stored: Stored) -> None:
     graph = node.owner  # type: ignore[attr-defined]
     ids, rank = node.inputs[1], _rank(node)
     found = stored.rows(graph, ids, rank or 0, f"{stored.name}_{ir.label(node)}")
-    maker = match.producer(found)
     match.remove(node)
     rewrite.sweep(graph, ())
-    assert maker is not None  # noqa: S101
-    maker.outputs = [output]
+    found.inputs[0].outputs = [output]

@@ -1,1 +1,0 @@
-"""What brings back accuracy without labels; each step stays only where held-out error falls."""
