@@ -40,11 +40,10 @@ class Chain:
         self._count = 0
 
     def add(self, op: str, *inputs: gs.Tensor, **attrs: Any) -> gs.Tensor:
-        """Add a node; return its output."""
+        """Add a node, named by its output alone, which is short; return the output."""
         self._count += 1
-        output = ir.Variable(f"{self.name}_{op}{self._count}")
-        node = ir.Node(op, f"{self.name}_{op}{self._count}", attrs, list(inputs), [output])
-        match.insert(self.graph, node)
+        output = ir.Variable(f"{self.name}_{self._count}")
+        match.insert(self.graph, ir.Node(op, "", attrs, list(inputs), [output]))
         return output
 
     def hold(self, what: str, values: np.ndarray) -> gs.Tensor:
