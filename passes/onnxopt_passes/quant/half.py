@@ -117,10 +117,10 @@ def _finite(value: Any) -> bool:
 
 
 def _store(model: Model, dtype: np.dtype, ctx: Context) -> int:
-    """Store the large float32 weights of all graphs in 16 bits; return how many."""
+    """Store the float32 weights of all graphs in 16 bits; return how many."""
     for root in (model.graph, *model.graph.functions):
         match.stamp(root)
-    weights, reasons = large.find(model)
+    weights, reasons = large.find(model, large.WORTHWHILE)
     ctx.untouched.update(reasons)
     edits = 0
     with rewrite.editing(model):

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LARGE = 1024
 """Constants with more elements are quantized, or listed with a reason."""
 
+WORTHWHILE = 256
+"""Elements from which on integers, scales and nodes take fewer bytes than a weight's floats."""
+
 WEIGHTS = {
     "Conv": (1,),
     "ConvTranspose": (1,),
@@ -80,19 +83,23 @@ class Weight:
         return all(match.is_op(n, op) and i == index for n, i in self.uses)
 
 
-def find(model: Model) -> tuple[list[Weight], dict[str, str]]:
+def find(model: Model, least: int = LARGE) -> tuple[list[Weight], dict[str, str]]:
     """Return the weights of all graphs, and for other large constants why they are none.
 
     `match.stamp` must have been called.
+
+    Args:
+        model: The model.
+        least: Elements that a weight must have more of.
     """
     weights: list[Weight] = []
     reasons: dict[str, str] = {}
     declared = _homes(model)
-    for name, tensor, values in _constants(model):
+    for name, tensor, values in _constants(model, least):
         reason = _reason(tensor, values)
-        if reason:
+        if reason and values.size > LARGE:
             reasons[name] = reason
-        else:
+        elif not reason:
             home = declared.get(id(tensor)) or _owner(tensor)
             weights.append(Weight(name, tensor, values, home, tuple(_uses(tensor))))
     for tensor in model.graph.inputs:
@@ -117,7 +124,7 @@ def _owner(tensor: gs.Tensor) -> gs.Graph:
     return node.owner  # type: ignore[attr-defined, no-any-return]
 
 
-def _constants(model: Model) -> Iterator[tuple[str, gs.Tensor, np.ndarray]]:
+def _constants(model: Model, least: int) -> Iterator[tuple[str, gs.Tensor, np.ndarray]]:
     """Yield what nodes read of large constants that may be weights, each once."""
     seen: set[int] = set()
     for path, graph in model.graphs():
@@ -127,7 +134,7 @@ def _constants(model: Model) -> Iterator[tuple[str, gs.Tensor, np.ndarray]]:
                     continue
                 seen.add(id(tensor))
                 values = match.constant(tensor)
-                if values is None or values.size <= LARGE or _integers(values):
+                if values is None or values.size <= least or _integers(values):
                     continue
                 if is_scale(tensor):
                     continue

@@ -85,9 +85,10 @@ class Form:
 def quantize_weights(model: Model, options: Quant, ctx: Context) -> int:
     """Store each float weight over 1,024 elements in integers, in the form that stays fast.
 
-    Also runs after static and dynamic quantization, on what they left in float: weights that are
-    integers already, or behind a DequantizeLinear, are not looked at. What stays in float is
-    listed in `ctx.untouched` by the initializer's name, with the reason.
+    Smaller ones too, from 256 elements on, where `mode=weights` is asked for. Also runs after
+    static and dynamic quantization, on what they left in float: weights that are integers already,
+    or behind a DequantizeLinear, are not looked at. What stays in float is listed in
+    `ctx.untouched` by the initializer's name, with the reason.
 
     Args:
         model: Edited in place; its opset is raised only where the form asked for needs it.
@@ -119,7 +120,8 @@ def _plan(model: Model, options: Quant, ctx: Context) -> tuple[list[Form], dict[
     """Return how each weight is to be stored, and why others stay."""
     for root in (model.graph, *model.graph.functions):
         match.stamp(root)
-    weights, reasons = large.find(model)
+    least = large.WORTHWHILE if options.mode == "weights" else large.LARGE
+    weights, reasons = large.find(model, least)
     if not weights:
         return [], reasons
     if model.opset < LEAST_OPSET:
