@@ -123,7 +123,7 @@ def test_the_cache_knows_the_weights(tmp_path, monkeypatch):
     assert again["z"].high == first["z"].high == 2
     assert np.array_equal(again["z"].counts, first["z"].counts)
     scale = model.graph.nodes[0].inputs[1]
-    scale.values = scale.values * 1000
+    scale.values = np.asarray(scale.values * 1000, np.float32)
     assert ranges.cached(model, ["z"], samples)["z"].high == 2000
     other = _samples(np.full((1, 3), 2, np.float32))
     assert ranges.cached(model, ["z"], other)["z"].high == 4000
