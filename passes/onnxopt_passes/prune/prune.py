@@ -16,14 +16,14 @@ from onnxopt.samples import synthetic
 from onnxopt_passes.prune import plan, uncalibrated
 from onnxopt_passes.prune.analysis import analyse
 from onnxopt_passes.prune.certificate import MOST_INPUTS, Certifier
-from onnxopt_passes.prune.criteria import named, scores
+from onnxopt_passes.prune.criteria import CRITERIA, named, scores
 from onnxopt_passes.prune.cut import cut
 from onnxopt_passes.prune.decide import LEAST_SAMPLES, Wish, decide
 from onnxopt_passes.prune.obs import Ranking
 from onnxopt_passes.prune.survey import survey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from onnxopt.base import Context
     from onnxopt.model import Model
@@ -48,7 +48,8 @@ class Prune(Pass):
         criterion: `obs` on the calibration samples, `l1`, `l2`, `bn`, `random`, or
             `module:function`.
         compensate: `ls`: layers are fitted by least squares to what the uncut model computes.
-            `none`: weights are only cut, and no samples are needed for a ratio.
+            `none`: weights are only cut; a ratio then needs no samples
+            (`--allow-synthetic`).
         align: `measured`: only widths that pay on this machine. `none`: every width.
         heads: `whole`: heads of an attention go whole. `any`: their width may shrink too.
         min_channels: The smallest width of a group.
@@ -80,6 +81,9 @@ class Prune(Pass):
             raise ValueError(f"give one of {', '.join(given)}")
         if given and not 0 < getattr(self, given[0]) < 1:
             raise ValueError(f"{given[0]} must lie between 0 and 1")
+        if self.criterion not in ("obs", *CRITERIA) and ":" not in self.criterion:
+            known = ", ".join(CRITERIA)
+            raise ValueError(f"no criterion is named {self.criterion!r}; there are: obs, {known}")
         if self.min_channels < 1:
             raise ValueError("min_channels must be at least 1")
 
@@ -88,18 +92,22 @@ class Prune(Pass):
             named(self.criterion)  # a wrong name fails before any work
         analysis = analyse(model)
         groups = [g for g in analysis.told if self._open(g, ctx)]
+        file = None if self.plan is None else Path(self.plan)
+        planned = plan.read(file, groups) if file is not None and file.exists() else None
         allowed = [g for g in groups if ctx.allow(f"group@{g.name}")]
         source = model.clone()
         certifier = Certifier(source, _feeds(source, ctx), _settings(ctx))
         chosen: dict[str, np.ndarray] = {}
         result: Model | None = None
         if allowed and certifier.feeds:
-            chosen, result = self._proven(source, allowed, certifier, ctx)
+            chosen, result = self._proven(source, allowed, certifier, ctx, planned)
         elif allowed:
             ctx.notes.append("prune: the model runs on no inputs that were tried; nothing is cut")
         for group in allowed:
             if group.name not in chosen:
                 ctx.retract(f"group@{group.name}")
+        if result is not None and file is not None and planned is None:
+            plan.write(file, allowed, chosen)
         if result is not None and chosen:
             model.graph = result.graph
         return len(chosen)
@@ -123,13 +131,18 @@ class Prune(Pass):
         return reason is None
 
     def _proven(
-        self, source: Model, groups: list[Group], certifier: Certifier, ctx: Context
+        self,
+        source: Model,
+        groups: list[Group],
+        certifier: Certifier,
+        ctx: Context,
+        planned: Mapping[str, np.ndarray] | None,
     ) -> tuple[dict[str, np.ndarray], Model | None]:
         """Choose, cut and certify; groups that the certificate refuses are left whole."""
         guilty: dict[str, str] = {}
         while True:
             left = [g for g in groups if g.name not in guilty]
-            keeps, result = self._chosen(source, left, ctx)
+            keeps, result = self._chosen(source, left, ctx, planned)
             masks = {g.name: _mask(g, keeps[g.name]) for g in left if g.name in keeps}
             _, certificate = certifier.certify(masks)
             if not certificate.guilty:
@@ -141,18 +154,18 @@ class Prune(Pass):
         return keeps, result
 
     def _chosen(
-        self, source: Model, groups: list[Group], ctx: Context
+        self,
+        source: Model,
+        groups: list[Group],
+        ctx: Context,
+        planned: Mapping[str, np.ndarray] | None,
     ) -> tuple[dict[str, np.ndarray], Model]:
         """Return the indices that stay, of groups that lose some, and the cut model."""
-        file = None if self.plan is None else Path(self.plan)
-        if file is not None and file.exists():
-            keeps = plan.read(file, groups)
-            keeps = {n: k for n, k in keeps.items() if len(k) < _size(groups, n)}
-            return keeps, _cut(source, keeps)
-        keeps, result = self._decided(source, groups, ctx)
-        if file is not None:
-            plan.write(file, groups, keeps)
-        return keeps, result
+        if planned is None:
+            return self._decided(source, groups, ctx)
+        sizes = {g.name: g.size for g in groups}
+        keeps = {n: k for n, k in planned.items() if len(k) < sizes.get(n, 0)}
+        return keeps, _cut(source, keeps)
 
     def _decided(
         self, source: Model, groups: list[Group], ctx: Context
@@ -209,10 +222,6 @@ def _mask(group: Group, keep: np.ndarray) -> np.ndarray:
     stays = np.zeros(group.size, bool)
     stays[keep] = True
     return stays
-
-
-def _size(groups: Sequence[Group], name: str) -> int:
-    return next(g.size for g in groups if g.name == name)
 
 
 def _ranking(criterion: str, group: Group, model: Model, seed: int) -> Ranking:
