@@ -46,6 +46,8 @@ def load(name: str) -> type[Pass]:
     if name not in found:
         near = get_close_matches(name, found, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(found) or 'none'}"
+        if "=" in name:
+            hint = "options follow their pass behind colons: name:option=value:option=value"
         raise UnknownPassError(f"no pass is named {name!r}; {hint}")
     entry = found[name]
     try:

@@ -157,3 +157,8 @@ def test_an_entry_point_that_cannot_be_imported_is_named(monkeypatch: pytest.Mon
     monkeypatch.setattr(registry, "declared", lambda: [entry])
     with pytest.raises(PassError, match=r"pass 'gone' of .* cannot be imported"):
         registry.load("gone")
+
+
+def test_a_comma_before_an_option_is_explained() -> None:
+    with pytest.raises(UnknownPassError, match="options follow their pass behind colons"):
+        spec.parse("clean,fold_limit=3")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=options.FILE, help="File to write; default: MODEL.opt.onnx.")
 @click.option(
     "--passes", default="clean,fuse", show_default=True, metavar="TEXT",
-    help="name:option=value,... or @recipe.toml; see onnxopt passes.",
+    help="name:option=value:option=value,name,... or @recipe.toml; see onnxopt passes.",
 )  # fmt: skip
 @options.calib
 @options.max_drop

@@ -40,7 +40,7 @@ QUANTIZED = (
 
 @dataclass(frozen=True)
 class Quant(Pass):
-    """Quantize: always faster, always accurate enough, never silent.
+    """Store weights in few bits, and compute in integers where that measures faster and holds.
 
     Attributes:
         mode: What is quantized and how; auto decides by the model and says why.

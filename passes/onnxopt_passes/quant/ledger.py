@@ -8,15 +8,13 @@ import onnx_graphsurgeon as gs
 
 from onnxopt import match
 from onnxopt_passes.quant import large, units
+from onnxopt_passes.quant.large import LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from onnxopt.base import Context
     from onnxopt.model import Model
-
-LARGE = 1024
-"""Elements that a weight must have more of to be listed."""
 
 
 def large_floats(model: Model) -> Iterator[tuple[str, gs.Tensor, list[gs.Node]]]:
