@@ -138,8 +138,8 @@ def optimize(
     if preprocess is not None and calibration is None:
         raise SpecError("preprocess is for image files, but no calibration data are given")
     chosen = spec.complete(spec.parse(passes) if isinstance(passes, str) else tuple(passes))
-    destination = None if output is None else _destination(output)
     loaded = _load(model)
+    destination = None if output is None else _destination(output)
     samples = _samples(loaded, calibration, preprocess)
     terms = Terms(max_drop, metric, threads, libraries, seed)
     kept = None if repro is None else Path(repro)

@@ -170,3 +170,7 @@ def test_strange_names_stay_on_one_line(cli):
     message = cli("run", "a\nb\x1b[31m.onnx").error(2)
     assert "\x1b" not in message
     assert "does not exist" in message
+
+
+def test_a_wrong_folder_is_said_of_the_model_and_not_of_the_result(cli):
+    assert cli("run", "modles/net.onnx").error(2) == "modles/net.onnx does not exist"

@@ -8,7 +8,6 @@ import onnx_graphsurgeon as gs
 
 from onnxopt import match
 from onnxopt_passes.quant import large, units
-from onnxopt_passes.quant.large import LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def large_floats(model: Model) -> Iterator[tuple[str, gs.Tensor, list[gs.Node]]]:
-    """Yield float constants over `LARGE` elements that nodes read: (path and name, it, readers)."""
+    """Yield float constants over `large.LARGE` elements that nodes read: (path and name, it, readers)."""
     for path, graph in model.graphs():
         seen: set[int] = set()
         for node in graph.nodes:
             for tensor in (*node.inputs, *_held(node)):
                 values = None if id(tensor) in seen else match.constant(tensor)
                 seen.add(id(tensor))
-                if values is None or values.size <= LARGE or values.dtype.kind != "f":
+                if values is None or values.size <= large.LARGE or values.dtype.kind != "f":
                     continue
                 if large.is_scale(tensor):
                     continue
