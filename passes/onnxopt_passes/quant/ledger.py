@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def large_floats(model: Model) -> Iterator[tuple[str, gs.Tensor, list[gs.Node]]]:
-    """Yield float constants over `large.LARGE` elements that nodes read: (path and name, it, readers)."""
+    """Yield large float constants that nodes read: path and name, the tensor, its readers."""
     for path, graph in model.graphs():
         seen: set[int] = set()
         for node in graph.nodes:
