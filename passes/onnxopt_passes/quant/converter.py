@@ -3,9 +3,10 @@
 1  ranges of all tensors at units, from the fitting part of the calibration samples
 2  all units in integers; what onnxruntime does not fuse goes back to float (audit)
 3  units timed in float and in integers; the cheapest plan by a minimum cut
-4  while the metric falls too far on the trying part: the error of each group of units alone,
-as a penalty in the same cut, at a rising price
-5  the plan is kept only if the whole model is faster than before
+4  biases and integers of weights fitted, wherever the noise on the trying part falls
+5  while the metric falls too far there: the error of each group of units alone, as a penalty in the
+same cut, at a rising price
+6  the plan is kept only if the whole model is faster than before
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from onnxopt import rewrite, runtime, shapes
 from onnxopt.model import Model
 from onnxopt.runtime import Session, Settings
 from onnxopt.statistics import ranges
-from onnxopt_passes.quant import audit, cut, saturation, sensitivity, static, units
+from onnxopt_passes.quant import audit, cut, saturation, sensitivity, static, trial, units
 from onnxopt_passes.quant.plan import Plan
 from onnxopt_passes.quant.scheme import GRIDS
 from onnxopt_passes.quant.static import Recipe
+from onnxopt_passes.quant.static_fit import StaticFit
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -35,9 +37,6 @@ if TYPE_CHECKING:
 
 ROUNDS = 4
 """How often the audit takes units back."""
-
-CAUTION = 0.5
-"""Part of the run's budget that a plan may use on the trying part, which is only a sample."""
 
 PRODUCTS = ("MatMul", "Gemm")
 """Units that hybrid leaves to dynamic quantization."""
@@ -88,6 +87,9 @@ class Converter:
         self._audit()
         if self.options.timed and self.plan.chosen:
             self._time()
+        if self.options.recover == "auto" and self.plan.chosen:
+            fit = StaticFit(self.model, self._chosen(), self.recipe, self.fit, self.ctx)
+            self.recipe = fit.search(self.build, self.plan.chosen, self.trial, self.plan)
         self._hold()
         return self.plan
 
@@ -99,6 +101,9 @@ class Converter:
         """
         self.plan = plan
         self._calibrate(compare=False)
+        if any(plan.recovered.values()):
+            fit = StaticFit(self.model, self._chosen(), self.recipe, self.fit, self.ctx)
+            self.recipe = fit.adopt(plan)
 
     def build(
         self, chosen: Collection[str], recipe: Recipe | None = None, named: bool = False
@@ -197,7 +202,7 @@ class Converter:
             self.build,
             [u.name for u in self._chosen()],
             self.trial,
-            CAUTION * self.ctx.max_drop,
+            trial.CAUTION * self.ctx.max_drop,
             self._recut,
         )
         self.plan.leave(self.plan.chosen - kept, "it costs too much accuracy")
