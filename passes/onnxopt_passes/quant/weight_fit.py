@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 from onnxopt.errors import SamplesError
 from onnxopt.runtime import CannotRun
 from onnxopt.statistics import linear
-from onnxopt_passes.quant import forms, readings, recovery, refine, sensitivity, trial
+from onnxopt_passes.quant import finer, forms, readings, recovery, refine, trial
 from onnxopt_passes.quant.trial import CAUTION, Trial
 
 if TYPE_CHECKING:
@@ -150,21 +150,23 @@ class _Fit:
 
     def _hold(self) -> None:
         """Store weights finer until the metric holds on the trying part."""
+        limit = CAUTION * self.ctx.max_drop
         for weights in FINER:
-            finer = self._finer(weights)
-            coarse = [name for name in self.now if name in finer]
-            if not coarse:
+            changed = self._finer(weights)
+            if not changed:
                 continue
-            kept, _ = sensitivity.hold(
-                partial(self._with_finer, finer),
-                coarse,
-                self.trial,
-                CAUTION * self.ctx.max_drop,
-                self._cheapest,
-            )
-            self._replace({n: f for n, f in finer.items() if n not in kept})
-            if kept:
+            saved = {name: self._saved(name, changed[name]) for name in changed}
+            build = partial(self._with_finer, changed)
+            kept, holds = finer.coarse(build, saved, self.trial, limit)
+            self._replace({n: f for n, f in changed.items() if n not in kept})
+            if holds:
                 return
+
+    def _saved(self, name: str, other: Fitted | None) -> float:
+        """Return the bytes that a weight takes less than in another form."""
+        now = self.now[name]
+        floats = now.coded.integers.size * now.form.weight.values.dtype.itemsize
+        return (floats if other is None else other.bytes) - now.bytes
 
     def _with_finer(self, finer: Mapping[str, Fitted | None], coarse: Collection[str]) -> Exported:
         return self._build({name: f for name, f in finer.items() if name not in coarse})
@@ -188,23 +190,18 @@ class _Fit:
                 found[name] = Fitted(form, form.code(), one.layer)
         return found
 
-    def _cheapest(self, kept: set[str], shares: Mapping[str, float], price: float) -> set[str]:
-        """Take the weights out that cause the most noise a byte."""
-        by_byte = {name: share / self.now[name].bytes for name, share in shares.items()}
-        return sensitivity.drop_worst(kept, by_byte, price)
-
-    def _replace(self, finer: Mapping[str, Fitted | None]) -> None:
-        for name, one in finer.items():
+    def _replace(self, changed: Mapping[str, Fitted | None]) -> None:
+        for name, one in changed.items():
             if one is None:
                 del self.now[name]
                 self.ctx.untouched[name] = "it costs too much accuracy in 16 bits"
             else:
                 self.now[name] = one
-        bits = sorted({f.coded.grid.bits for f in finer.values() if f is not None})
+        bits = sorted({f.coded.grid.bits for f in changed.values() if f is not None})
         if bits:
             self.ctx.notes.append(
-                f"{len(finer)} of {len(self.now)} weights are stored in {bits[0]} bits, so that the"
-                " metric holds"
+                f"{len(changed)} of {len(self.now)} weights are stored in {bits[0]} bits, so that"
+                " the metric holds"
             )
 
 
