@@ -18,11 +18,19 @@ from onnxopt import rewrite, runtime, shapes
 from onnxopt.model import Model
 from onnxopt.runtime import Session, Settings
 from onnxopt.statistics import ranges
-from onnxopt_passes.quant import audit, cut, saturation, sensitivity, static, trial, units
+from onnxopt_passes.quant import (
+    audit,
+    cut,
+    saturation,
+    sensitivity,
+    static,
+    static_fit,
+    trial,
+    units,
+)
 from onnxopt_passes.quant.plan import Plan
 from onnxopt_passes.quant.scheme import GRIDS
 from onnxopt_passes.quant.static import Recipe
-from onnxopt_passes.quant.static_fit import StaticFit
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
     from onnxopt.samples import Samples
     from onnxopt.statistics import Histogram
     from onnxopt_passes.quant import Quant
+    from onnxopt_passes.quant.layer_fit import Won
     from onnxopt_passes.quant.trial import Trial
     from onnxopt_passes.quant.units import Unit
 
@@ -88,8 +97,7 @@ class Converter:
         if self.options.timed and self.plan.chosen:
             self._time()
         if self.options.recover == "auto" and self.plan.chosen:
-            fit = StaticFit(self.model, self._chosen(), self.recipe, self.fit, self.ctx)
-            self.recipe = fit.search(self.build, self.plan.chosen, self.trial, self.plan)
+            self._recover()
         self._hold()
         return self.plan
 
@@ -102,8 +110,8 @@ class Converter:
         self.plan = plan
         self._calibrate(compare=False)
         if any(plan.recovered.values()):
-            fit = StaticFit(self.model, self._chosen(), self.recipe, self.fit, self.ctx)
-            self.recipe = fit.adopt(plan)
+            fit = static_fit.read(self.model, self._chosen(), self.recipe, self.fit, self.ctx)
+            self.recipe = self._with(fit.won(plan.recovered))
 
     def build(
         self, chosen: Collection[str], recipe: Recipe | None = None, named: bool = False
@@ -141,8 +149,10 @@ class Converter:
             self.options.granularity != "tensor",
         )
         if self.cpu in ("x64", "generic") and recipe.activations.name == "uint8":
-            narrow = saturation.guilty(self.model, self.found, recipe, self.fit, self.settings)
-            recipe = replace(recipe, narrow=narrow)
+            tops = saturation.tops(self.model, self.found, recipe, self.fit, self.settings)
+            known = {u.name: u for u in self.found}
+            narrow = {name: saturation.guilty(known[name], top) for name, top in tops.items()}
+            recipe = replace(recipe, narrow=narrow, tops=tops)
         self.recipe = recipe
         if compare and self.plan.method == "auto":
             self._compare_methods(histograms)
@@ -186,6 +196,20 @@ class Converter:
         self.times = audit.times(floats, integers, chosen, self.sizes, feed, threads)
         kept = self._recut(set(self.plan.chosen), {}, 0.0)
         self.plan.leave(self.plan.chosen - kept, "it is slower in integers")
+
+    def _recover(self) -> None:
+        """Correct biases and refine integers, wherever that lowers the noise on the trying part."""
+        fit = static_fit.read(self.model, self._chosen(), self.recipe, self.fit, self.ctx)
+        chosen = self.plan.chosen
+
+        def build(won: Won) -> Exported:
+            return self.build(chosen, self._with(won))
+
+        self.plan.recovered = fit.search("static", build, chosen, self.trial, self.ctx)
+        self.recipe = self._with(fit.won(self.plan.recovered))
+
+    def _with(self, won: Won) -> Recipe:
+        return replace(self.recipe, biases=won.biases, refined=won.refined)
 
     def _recut(self, kept: set[str], shares: Mapping[str, float], price: float) -> set[str]:
         """Return what stays in integers at a price of error."""

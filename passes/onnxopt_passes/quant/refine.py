@@ -32,7 +32,7 @@ class Refined:
     offsets: np.ndarray
 
 
-def plain(coded: Coded, reading: Reading) -> Refined:
+def unrefined(coded: Coded, reading: Reading) -> Refined:
     """Return a weight as it is, and what a bias has to make up for."""
     values = reading.layer.arranged(coded.values().astype(np.float64))
     return Refined(coded, reading.offsets(values))
@@ -69,6 +69,30 @@ def refine(coded: Coded, reading: Reading, biased: bool, most: np.ndarray | None
     restored = layer.restored(integers).reshape(coded.integers.shape)
     found = replace(coded, params=params, integers=restored.astype(coded.grid.dtype))
     return Refined(found, reading.offsets(after))
+
+
+def without(found: Refined, plain: Coded, bad: np.ndarray, reading: Reading) -> Refined:
+    """Return a refined weight with some channels as they were before.
+
+    Args:
+        found: The refined weight; a scale a channel, or one for all.
+        plain: The weight before.
+        bad: Which channels, bool of shape (channels,).
+        reading: What its layer reads.
+    """
+    if not bad.any():
+        return found
+    axis = plain.params.axis
+    if axis is None:
+        return unrefined(plain, reading)
+    wide = bad.reshape([-1 if i == axis else 1 for i in range(len(plain.shape))])
+    scale = np.where(bad, plain.params.scale, found.coded.params.scale)
+    mixed = replace(
+        found.coded,
+        params=replace(plain.params, scale=scale),
+        integers=np.where(wide, plain.integers, found.coded.integers),
+    )
+    return unrefined(mixed, reading)
 
 
 def _steps(coded: Coded, params: Params, reading: Reading, most: np.ndarray | None) -> Steps:

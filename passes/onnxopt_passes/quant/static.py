@@ -47,6 +47,8 @@ class Recipe:
         channelwise: Whether weights have one scale a channel.
         narrow: Indices of output channels whose weights stay within +-64, by unit; others use
             all of int8.
+        tops: The largest integer of each input channel, by unit, where sums of two products
+            saturate int16.
         biases: What is added to the bias of a unit, by its name, shape (channels,).
         refined: Integers and scales of weights that are better than rounding to nearest, by unit.
     """
@@ -56,6 +58,7 @@ class Recipe:
     weights: Grid = GRIDS["int8"]
     channelwise: bool = True
     narrow: Mapping[str, np.ndarray] = field(default_factory=dict)
+    tops: Mapping[str, np.ndarray] = field(default_factory=dict)
     biases: Mapping[str, np.ndarray] = field(default_factory=dict)
     refined: Mapping[str, Coded] = field(default_factory=dict)
 

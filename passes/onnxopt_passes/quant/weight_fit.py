@@ -20,7 +20,8 @@ import onnx_graphsurgeon as gs
 from onnxopt.errors import SamplesError
 from onnxopt.runtime import CannotRun
 from onnxopt.statistics import linear
-from onnxopt_passes.quant import finer, forms, readings, recovery, refine, trial
+from onnxopt_passes.quant import finer, forms, readings, trial
+from onnxopt_passes.quant.layer_fit import Item, LayerFit, Won
 from onnxopt_passes.quant.trial import CAUTION, Trial
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from onnxopt_passes.quant import Quant
     from onnxopt_passes.quant.coded import Coded
     from onnxopt_passes.quant.forms import Form, Forms
-    from onnxopt_passes.quant.readings import Reading
 
     Finer = Literal["int8", "int16"]
 
@@ -121,32 +121,27 @@ class _Fit:
         """Correct biases, then refine integers, wherever held-out noise falls."""
         able = [f.layer for f in self.now.values() if f.layer is not None]
         found = readings.read(self.model, able, self.samples, self.trial.settings)
-        read: dict[str, Reading] = {}
-        for one in self.now.values():
+        items = {}
+        for name, one in self.now.items():
             label = None if one.layer is None else one.layer.node.outputs[0].name
-            if label in found:
-                read[one.name] = found[label]
-        biases = {
-            name: replace(self.now[name], offsets=refine.plain(self.now[name].coded, r).offsets)
-            for name, r in read.items()
-            if r.layer.biased
-        }
-        self._keep("bias correction", biases)
-        self._keep("rounding", {name: self._refined(name, r) for name, r in read.items()})
+            if one.layer is not None and label in found:
+                items[name] = Item(found[label], one.coded, one.layer.biased)
+        fits = LayerFit(items)
 
-    def _refined(self, name: str, reading: Reading) -> Fitted:
-        one = self.now[name]
-        found = refine.refine(one.coded, reading, reading.layer.biased)
-        offsets = found.offsets if reading.layer.biased else None
-        return replace(one, coded=found.coded, offsets=offsets)
+        def changed(won: Won) -> dict[str, Fitted]:
+            return {
+                name: replace(
+                    self.now[name],
+                    coded=won.refined.get(name, self.now[name].coded),
+                    offsets=won.biases.get(name),
+                )
+                for name in {*won.biases, *won.refined}
+            }
 
-    def _keep(self, step: str, changed: Mapping[str, Fitted]) -> None:
-        def build(names: frozenset[str]) -> Exported:
-            return self._build({name: changed[name] for name in names})
-
-        kept = recovery.keep(step, list(changed), build, self.trial)
-        kept.report(self.ctx, "weights")
-        self.now |= {name: changed[name] for name in kept.names}
+        kept = fits.search(
+            "weights", lambda won: self._build(changed(won)), items, self.trial, self.ctx
+        )
+        self.now |= changed(fits.won(kept))
 
     def _hold(self) -> None:
         """Store weights finer until the metric holds on the trying part."""
