@@ -152,9 +152,9 @@ class _Fit:
                 continue
             saved = {name: self._saved(name, changed[name]) for name in changed}
             build = partial(self._with_finer, changed)
-            kept, holds = finer.coarse(build, saved, self.trial, limit)
-            self._replace({n: f for n, f in changed.items() if n not in kept})
-            if holds:
+            found = finer.coarse(build, saved, self.trial, limit)
+            self._replace({n: f for n, f in changed.items() if n not in found.names})
+            if found.holds:
                 return
 
     def _saved(self, name: str, other: Fitted | None) -> float:
