@@ -101,7 +101,7 @@ class DynamicSearch:
         known = readings.read(self.model, wanted, self.fit, settings, seed=self.ctx.seed)
         items = {}
         for name, product in able.items():
-            reading = known.get(product.node.outputs[0].name)
+            reading = known.get(id(product.node.inputs[1]))
             if reading is not None:
                 items[name] = self._item(product, reading)
         return LayerFit(items)

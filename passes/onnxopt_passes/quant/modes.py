@@ -108,7 +108,16 @@ class _Search:
             self.search = Converter(model, q, ctx, profile, fit, self.trial, products)
         else:
             self.search = DynamicSearch(model, q, ctx, profile, fit, self.trial)
-        parts = [repr(q), step, profile, ctx.max_drop, ctx.metric, ctx.threads, products]
+        parts = [
+            plan.LAYOUT,
+            repr(q),
+            step,
+            profile,
+            ctx.max_drop,
+            ctx.metric,
+            ctx.threads,
+            products,
+        ]
         self.key = verdicts.key(ranges.fingerprint(self.source, fit, ()), *parts)
         self.model = model
 

@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 from onnxopt.errors import SamplesError
 from onnxopt.runtime import CannotRun
 from onnxopt.statistics import linear
-from onnxopt_passes.quant import finer, forms, readings, trial
+from onnxopt_passes.quant import finer, forms, gates, readings, trial
 from onnxopt_passes.quant.layer_fit import Item, LayerFit, Won
 from onnxopt_passes.quant.trial import CAUTION, Trial
 
@@ -102,7 +102,8 @@ class _Fit:
         source = model.export()
         self.samples, check = trial.parts(ctx.calibration, source, ctx.seed)
         self.trial = Trial(source, check, ctx)
-        layers = {id(x.weight): x for x in linear.find_all(model.graph)}
+        found = [*linear.find_all(model.graph), *gates.find_all(model.graph)]
+        layers = {id(x.weight): x for x in found}
         self.now = {
             one.name: replace(one, layer=layers.get(id(one.form.weight.tensor))) for one in plain
         }
@@ -123,9 +124,9 @@ class _Fit:
         found = readings.read(self.model, able, self.samples, self.trial.settings)
         items = {}
         for name, one in self.now.items():
-            label = None if one.layer is None else one.layer.node.outputs[0].name
-            if one.layer is not None and label in found:
-                items[name] = Item(found[label], one.coded, one.layer.biased)
+            if one.layer is not None and id(one.layer.weight) in found:
+                reading = found[id(one.layer.weight)]
+                items[name] = Item(reading, one.coded, one.layer.biased)
         fits = LayerFit(items)
 
         def changed(won: Won) -> dict[str, Fitted]:
