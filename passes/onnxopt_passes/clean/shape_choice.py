@@ -1,9 +1,9 @@
 """Where(Equal(shape, c), a, b)  ->  a or b, where every element is known to come from there.
 
 Where(Equal(shape, c), a, Concat(p, q, ..))  ->  Concat(p, a1, ..), where it is known of each from
-which. Exporters write "-1 keeps the dimension" of Expand this way: Equal of the wanted shape and -1, ones
-where they are equal, else the shape itself. A dimension is never negative, so that its element is
-decided though its size is not (`shapes.elements`).
+which. Exporters write "-1 keeps the dimension" of Expand this way: Equal of the wanted shape and
+-1, ones where they are equal, else the shape itself. A dimension is never negative, so that its
+element is decided though its size is not (`shapes.elements`).
 
 Guards: integers of rank 0 or 1 throughout; what is handed on has the shape and type of the result;
 an element that is not decided must be the same in both.
