@@ -28,22 +28,18 @@ if TYPE_CHECKING:
 
 def choose(graph: gs.Graph, node: gs.Node) -> bool:
     """Drop a Where whose every element is known to come from one branch."""
-    test = match.producer(node.inputs[0])
-    if test is None or not match.is_op(test, "Equal"):
-        return False
-    sides = [shapes.elements(t) for t in (*test.inputs, *node.inputs[1:])]
+    sides = [shapes.elements(t) for t in node.inputs]
     if any(s is None for s in sides):
         return False
     length = max(len(s) for s in sides if s is not None)
-    left, right, yes, no = ((s or []) * (length if len(s or []) == 1 else 1) for s in sides)
-    if any(len(s) != length for s in (left, right, yes, no)):
+    tests, yes, no = ((s or []) * (length if len(s or []) == 1 else 1) for s in sides)
+    if any(len(s) != length for s in (tests, yes, no)):
         return False
-    decided = [equal(x, y) for x, y in zip(left, right, strict=True)]
-    for branch, wanted in ((node.inputs[1], True), (node.inputs[2], False)):
-        pairs = zip(decided, yes, no, strict=True)
-        if _alike(branch, node) and all(d is wanted or a == b for d, a, b in pairs):
+    for branch, wanted in ((node.inputs[1], 1), (node.inputs[2], 0)):
+        rows = zip(tests, yes, no, strict=True)
+        if _alike(branch, node) and all(t == wanted or a == b for t, a, b in rows):
             return bypass(graph, node, branch)
-    return _joined(node, decided, yes)
+    return _joined(node, tests, yes)
 
 
 def _alike(branch: gs.Tensor, node: gs.Node) -> bool:
@@ -52,39 +48,24 @@ def _alike(branch: gs.Tensor, node: gs.Node) -> bool:
     return (shapes.static(branch), shapes.dtype(branch)) == (shapes.static(out), shapes.dtype(out))
 
 
-def _joined(node: gs.Node, decided: list[bool | None], yes: list[Element]) -> bool:
+def _joined(node: gs.Node, tests: list[Element], yes: list[Element]) -> bool:
     """Write the result as a Concat of some parts of the second branch and numbers of the first."""
     concat = match.producer(node.inputs[2])
     if concat is None or not match.is_op(concat, "Concat") or not _alike(node.inputs[2], node):
         return False
-    if any(shapes.static(t) != (1,) for t in concat.inputs) or None in decided:
+    if any(shapes.static(t) != (1,) for t in concat.inputs) or len(concat.inputs) != len(tests):
         return False
-    if any(d and not isinstance(e, int) for d, e in zip(decided, yes, strict=True)):
+    chosen = [e if t == 1 else None for t, e in zip(tests, yes, strict=True)]
+    if any(t not in (0, 1) for t in tests) or any(isinstance(e, shapes.Axis) for e in chosen):
         return False
-    out, parts = node.outputs[0], zip(decided, yes, concat.inputs, strict=True)
+    out = node.outputs[0]
     kind = shapes.dtype(out)
     node.inputs = [
-        ir.Constant(f"{out.name}.{i}", np.array([e], kind)) if d else t
-        for i, (d, e, t) in enumerate(parts)
+        t if e is None else ir.Constant(f"{out.name}.{i}", np.array([e], kind))
+        for i, (e, t) in enumerate(zip(chosen, concat.inputs, strict=True))
     ]
     node.op, node.attrs = "Concat", {"axis": 0}
     return True
-
-
-def equal(x: Element, y: Element) -> bool | None:
-    """Return whether two elements are equal in every run; None where that depends on the feed."""
-    if x == y:
-        return True
-    if isinstance(x, int) and isinstance(y, int):
-        return False
-    number, other = (x, y) if isinstance(x, int) else (y, x)
-    below = isinstance(number, int) and number < 0
-    return False if below and isinstance(other, shapes.Axis) and _dimension(other) else None
-
-
-def _dimension(element: shapes.Axis) -> bool:
-    """Whether an element is a dimension of a tensor, and not computed from some."""
-    return isinstance(element.key, str) or element.key[1] >= 0
 
 
 RULES: tuple[Rule, ...] = (Rule("shape_choice", ("Where",), choose),)

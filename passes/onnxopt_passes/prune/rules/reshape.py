@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from onnxopt import match, shapes
+from onnxopt import shapes
 from onnxopt_passes.prune import axes
 from onnxopt_passes.prune.axes import ONE, Prod, tail
 from onnxopt_passes.prune.origins import Place, follow, origins
@@ -38,30 +38,18 @@ def reshape(sheet: Sheet, node: gs.Node) -> None:
         raise Standback("the rank of its result is unknown")
     if target is not None and len(target) != len(known):
         raise Standback("its shape does not have the rank of its result")
-    lengths = _lengths(node, target, found, bool(node.attrs.get("allowzero", 0)))
+    lengths = _lengths(known, target, found, bool(node.attrs.get("allowzero", 0)))
     made = regroup(sheet, node, found, lengths)
     for i, axis in enumerate(made):
         _emit(sheet, node, target[i] if target else None, axis, found, i)
     sheet.put(node.outputs[0], made)
 
 
-def _contracted(tensor: gs.Tensor) -> int | None:
-    """Return the length of the last axis that a product with a known matrix asks for."""
-    for reader in tensor.outputs:
-        if match.is_op(reader, "MatMul") and reader.inputs[0] is tensor:
-            other = shapes.dims(reader.inputs[1]) or ()
-            if len(other) > 1 and isinstance(other[-2], int):
-                return other[-2]
-    return None
-
-
 def _lengths(
-    node: gs.Node, target: list[Origin] | None, found: Sequence[Axis], allowzero: bool
+    known: Sequence[Dim], target: list[Origin] | None, found: Sequence[Axis], allowzero: bool
 ) -> list[Dim]:
     """Return the lengths of the result; those that copy an input's are spelled `=index`."""
-    lengths: list[Dim] = list(shapes.dims(node.outputs[0]) or ())
-    if lengths and not isinstance(lengths[-1], int):
-        lengths[-1] = _contracted(node.outputs[0]) or lengths[-1]
+    lengths = list(known)
     for i, origin in enumerate(target or ()):
         copies = isinstance(origin, Place) and origin.value == 0 and not allowzero
         if copies and not isinstance(lengths[i], int) and i < len(found):
