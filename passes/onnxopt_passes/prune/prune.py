@@ -20,6 +20,7 @@ from onnxopt_passes.prune.criteria import CRITERIA, named, scores
 from onnxopt_passes.prune.cut import cut
 from onnxopt_passes.prune.decide import LEAST_SAMPLES, Wish, decide
 from onnxopt_passes.prune.obs import Ranking
+from onnxopt_passes.prune.seen import Seen
 from onnxopt_passes.prune.survey import survey
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ class Prune(Pass):
         macs: Share of the source's multiply-accumulates that may stay.
         params: Share of the source's parameters that may stay.
         latency: Share of the source's latency that may stay, measured on this machine.
-        criterion: `obs` on the calibration samples, `l1`, `l2`, `bn`, `random`, or
-            `module:function`.
+        criterion: `obs`, `activation`, `taylor` or `fisher` on the calibration samples; `l1`, `l2`
+            or `bn` on the weights; `random`; or `module:function`. `taylor` and `fisher` run the
+            model once for each index and sample.
         compensate: `ls`: layers are fitted by least squares to what the uncut model computes.
             `none`: weights are only cut; a ratio then needs no samples
             (`--allow-synthetic`).
@@ -194,10 +196,11 @@ class Prune(Pass):
         rankings = None
         if self.criterion != "obs" or self.compensate == "none" or few:
             criterion = "l2" if self.criterion == "obs" else self.criterion
-            rankings = {g.name: _ranking(criterion, g, source, ctx.seed) for g in groups}
+            rankings = self._ranked(criterion, source, groups, ctx)
         kind, value = self._budget(ctx)
         if rankings is not None and (self.compensate == "none" or few):
-            ctx.notes.append("prune: no calibration samples are used, and no layer is fitted anew")
+            ctx.notes.append("prune: no layer is fitted anew to calibration samples")
+            groups = [g for g in groups if g.name in rankings]
             step = uncalibrated.STEP if self.align == "measured" else 1
             keeps = uncalibrated.choose(
                 source, groups, rankings, _cut, (kind, value), max(self.min_channels, 1), step
@@ -217,6 +220,23 @@ class Prune(Pass):
             {g.name: c.error(w) for g, c, w in rows},
             {n: (f.before, f.after) for n, f in result.fits.items() if f.ridge is not None},
         )
+
+    def _ranked(
+        self, criterion: str, source: Model, groups: list[Group], ctx: Context
+    ) -> dict[str, Ranking]:
+        """Return the orders of a criterion, and say what it cost."""
+        settings = Settings(True, ctx.threads, ctx.custom_ops)
+        indices = sum(g.size for g in groups)
+        seen = Seen(source, ctx.calibration, ctx.seed, settings, indices)
+        worths = {g.name: scores(criterion, g, seen) for g in groups}
+        for name in (n for n, worth in worths.items() if worth is None):
+            ctx.untouched[name] = "no layer with samples reads it"
+        if seen.runs:
+            ctx.notes.append(
+                f"prune: criterion={criterion} ran the model {seen.runs:,} times, once for each of "
+                f"{indices:,} indices and each of {len(seen.gates.outputs)} samples"
+            )
+        return {name: _ranking(worth) for name, worth in worths.items() if worth is not None}
 
     def _budget(self, ctx: Context) -> tuple[uncalibrated.Kind, float]:
         for kind in uncalibrated.KINDS:
@@ -260,9 +280,8 @@ def _mask(group: Group, keep: np.ndarray) -> np.ndarray:
     return stays
 
 
-def _ranking(criterion: str, group: Group, model: Model, seed: int) -> Ranking:
-    """Return the order of a criterion; the error is the share of worth that is gone."""
-    worth = scores(criterion, group, model, seed)
+def _ranking(worth: np.ndarray) -> Ranking:
+    """Return the order by worth; the error is the share of it that is gone."""
     order = np.argsort(worth, kind="stable")
     lost = np.concatenate([[0.0], np.cumsum(worth[order])])
     return Ranking(order, lost / max(float(lost[-1]), 1e-30))
