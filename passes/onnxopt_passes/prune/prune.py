@@ -44,6 +44,7 @@ class Chosen:
         model: The cut model.
         errors: What the curve of a group foretold at its width: squared error as a share of the
             variance of the tensors that it enters, summed over the layers that read it.
+        scores: The share of a group's worth that goes, by the criterion, where there is no curve.
         fits: By layer that was fitted, the error on samples held out as a share of the variance of
             its target, before and after.
     """
@@ -51,6 +52,7 @@ class Chosen:
     keeps: Mapping[str, np.ndarray]
     model: Model
     errors: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
     fits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -205,7 +207,9 @@ class Prune(Pass):
             keeps = uncalibrated.choose(
                 source, groups, rankings, _cut, (kind, value), max(self.min_channels, 1), step
             )
-            return Chosen(keeps, _cut(source, keeps))
+            gone = {g.name: g.size - len(keeps.get(g.name, range(g.size))) for g in groups}
+            lost = {name: float(rankings[name].errors[n]) for name, n in gone.items()}
+            return Chosen(keeps, _cut(source, keeps), scores=lost)
         wish = Wish(kind, value, self.align == "measured", self.min_channels)
         decision = decide(source, groups, _cut, ctx, wish, rankings)
         for name in decision.unranked:
@@ -218,7 +222,7 @@ class Prune(Pass):
             place.keeps(result.widths),
             result.model,
             {g.name: c.error(w) for g, c, w in rows},
-            {n: (f.before, f.after) for n, f in result.fits.items() if f.ridge is not None},
+            fits={n: (f.before, f.after) for n, f in result.fits.items() if f.ridge is not None},
         )
 
     def _ranked(
@@ -261,7 +265,11 @@ class Prune(Pass):
                 "before": g.size,
                 "after": len(chosen.keeps.get(g.name, range(g.size))),
             }
-            | ({"error": _digits(chosen.errors[g.name])} if g.name in chosen.errors else {})
+            | {
+                key: _digits(by_name[g.name])
+                for key, by_name in (("error", chosen.errors), ("score", chosen.scores))
+                if g.name in by_name
+            }
             for g in groups
         ]
         ctx.evidence["fits"] = {
