@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from onnxopt.base import Pass
+from onnxopt.errors import PassError
 from onnxopt.runtime import Settings
 from onnxopt.samples import synthetic
 from onnxopt_passes.prune import plan, uncalibrated
@@ -75,6 +76,8 @@ class Prune(Pass):
             (`--allow-synthetic`).
         align: `measured`: only widths that pay on this machine. `none`: every width.
         heads: `whole`: heads of an attention go whole. `any`: their width may shrink too.
+        soft: Cut widths over which a mean or a variance is taken too (LayerNormalization,
+            RMSNormalization, ReduceMean): no cut of them is exact, so that layers must be fitted.
         min_channels: The smallest width of a group. Above 1, branches do not go whole either.
         include: Only groups whose name matches one of these globs.
         exclude: No groups whose name matches one of these.
@@ -93,6 +96,7 @@ class Prune(Pass):
     compensate: Literal["ls", "none"] = "ls"
     align: Literal["measured", "none"] = "measured"
     heads: Literal["whole", "any"] = "whole"
+    soft: bool = False
     min_channels: int = 1
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
@@ -107,13 +111,20 @@ class Prune(Pass):
         if self.criterion not in ("obs", *CRITERIA) and ":" not in self.criterion:
             known = ", ".join(CRITERIA)
             raise ValueError(f"no criterion is named {self.criterion!r}; there are: obs, {known}")
+        if self.soft and self.compensate == "none":
+            raise ValueError("soft=true changes what means are taken over: it needs compensate=ls")
         if self.min_channels < 1:
             raise ValueError("min_channels must be at least 1")
 
     def run(self, model: Model, ctx: Context) -> int:  # noqa: D102
         if self.criterion != "obs":
             named(self.criterion)  # a wrong name fails before any work
-        analysis = analyse(model)
+        if self.soft and (ctx.calibration is None or ctx.calibration.count() < LEAST_SAMPLES):
+            raise PassError(
+                "prune: soft=true changes what means are taken over, and layers must make up for "
+                f"that: give at least {LEAST_SAMPLES} --calib samples"
+            )
+        analysis = analyse(model, self.soft)
         groups = [g for g in analysis.told if self._open(g, ctx)]
         file = None if self.plan is None else Path(self.plan)
         planned = plan.read(file, groups) if file is not None and file.exists() else None
@@ -177,6 +188,12 @@ class Prune(Pass):
         for name, why in guilty.items():
             ctx.untouched[name] = f"the certificate does not hold: {why}"
         self._report(left, chosen, certificate, guilty, ctx)
+        soft = [g.name for g in left if g.soft is not None and g.name in chosen.keeps]
+        if soft:
+            ctx.notes.append(
+                f"prune: the certificate of {', '.join(soft)} compares with means taken over what "
+                "stays: no cut of them equals the uncut model"
+            )
         return chosen
 
     def _chosen(
@@ -264,6 +281,7 @@ class Prune(Pass):
                 "members": [m.constant.name for m in g.members],
                 "before": g.size,
                 "after": len(chosen.keeps.get(g.name, range(g.size))),
+                "soft": g.soft,
             }
             | {
                 key: _digits(by_name[g.name])

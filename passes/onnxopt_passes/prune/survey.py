@@ -40,6 +40,7 @@ def survey(model: Model) -> dict[str, Any]:
                     for m in g.members
                 ],
                 "frozen": g.frozen,
+                "soft": g.soft is not None and g.frozen == g.soft,
             }
             for g in analysis.told
         ],
