@@ -9,6 +9,7 @@ import numpy as np
 from onnxopt import match
 from onnxopt.model import ir
 from onnxopt_passes.prune import axes, branch
+from onnxopt_passes.prune.soft import restate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,7 +120,8 @@ def _replace(node: gs.Node, slot: int, values: np.ndarray) -> None:
 def mask(analysis: Analysis, keep: Keep) -> None:
     """Set to zero, in the analysed graph, what `cut` would remove from its weights.
 
-    Divisors stay as they are; in integer weights, zero is what dequantizes to zero.
+    Means over what is cut take what stays alone (`soft`). Divisors stay as they are; in integer
+    weights, zero is what dequantizes to zero.
     """
     for group in analysis.groups:
         if group.name not in keep:
@@ -128,6 +130,8 @@ def mask(analysis: Analysis, keep: Keep) -> None:
         for member in group.members:
             if member.role.value != "divisor":
                 _zero(member, member.columns[gone].reshape(-1))
+    chosen = {analysis.variables[n].root(): stays for n, stays in keep.items() if stays.any()}
+    restate(analysis.model.graph, analysis.sheet, chosen)
 
 
 def _zero(member: Member, columns: np.ndarray) -> None:
