@@ -17,7 +17,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 from onnxopt.check.floats import Floats, scan
 from onnxopt.errors import ModelError
 from onnxopt.model import files
-from onnxopt.model.exporter import LOCATION, OVERRIDABLE_IR
+from onnxopt.model.interface import LOCATION, OVERRIDABLE_IR
 from onnxopt.model.tensors import BITS, raw_size
 
 if TYPE_CHECKING:

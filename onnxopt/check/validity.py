@@ -43,7 +43,7 @@ def checker(subject: Subject) -> Iterator[tuple[str, str]]:
     """
     if _broken(subject) or _newer(subject):
         return
-    found = structure.complaint(subject.stripped, full=False)
+    found = _complaint(subject)
     if found is not None:
         yield "", found or SILENT
 
@@ -55,7 +55,7 @@ def shape_conflict(subject: Subject) -> Iterator[tuple[str, str]]:
     run `onnx.shape_inference.infer_shapes` to see what the nodes give, then correct the
     declaration.
     """
-    if _broken(subject) or _newer(subject) or structure.complaint(subject.stripped, full=False):
+    if _broken(subject) or _newer(subject) or _complaint(subject) is not None:
         return
     found = structure.complaint(subject.stripped)
     if found is not None:
@@ -205,6 +205,12 @@ def _broken(subject: Subject) -> bool:
         next(rule(subject), None) is not None
         for rule in (cycle, dangling, order, repeated_name, missing_data)
     ) or (not subject.opset)
+
+
+@lru_cache(maxsize=1)
+def _complaint(subject: Subject) -> str | None:
+    """Return what onnx.checker objects to, types and shapes aside."""
+    return structure.complaint(subject.stripped, full=False)
 
 
 def _foreign(subject: Subject) -> Iterator[tuple[Scope, onnx.NodeProto]]:
