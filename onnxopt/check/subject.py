@@ -272,6 +272,16 @@ class Subject:
         return Exported(self.stripped.proto, weights)
 
 
+def outside_functions(subject: Subject) -> Iterator[Scope]:
+    """Yield graphs and bodies; what a function holds depends on who calls it."""
+    for scope in subject.scopes:
+        outermost = scope
+        while outermost.outer is not None:
+            outermost = outermost.outer
+        if not outermost.path:
+            yield scope
+
+
 def _capture(scope: Scope) -> None:
     """Tell the graphs around a body which of their tensors it reads or returns."""
     outer = scope.outer

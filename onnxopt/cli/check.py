@@ -71,7 +71,11 @@ bounds = options.stacked(
     "--output-format", type=click.Choice(FORMATS), default="text", show_default=True,
     help="How to say it.",
 )  # fmt: skip
-@click.option("--runtime", is_flag=True, help="Also load the models into onnxruntime (OPT004).")
+@click.option(
+    "--runtime",
+    is_flag=True,
+    help="Also what takes longer: load into onnxruntime, rehearse --fix (OPT004, OPT213).",
+)
 @click.option("--explain", metavar="CODE", help="Explain a rule, or all of them, and exit.")
 @click.option(
     "--config", type=options.FILE, metavar="FILE",
@@ -107,7 +111,7 @@ def command(
     from onnxopt import check
     from onnxopt.cli import check_text
 
-    settings = _settings(config, given)
+    settings = _settings(config, {**given, "runtime": given["runtime"] or fix or diff})
     files = check.models(paths or (Path(),))
     findings = [f for path in files for f in check.check(path, settings)]
     if fix or diff:

@@ -99,8 +99,8 @@ def facts(
     path: Path, calib: str | None, preprocess: str | None, target: str, bar: terminal.Bar
 ) -> Facts:
     """Return all that is known of a model, as `--json` prints it."""
-    from onnxopt import cost
-    from onnxopt.cli import forecast, holdings
+    from onnxopt import cost, forecast
+    from onnxopt.cli import holdings
 
     bar("reading")
     model = options.load(path)
