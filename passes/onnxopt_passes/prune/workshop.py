@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxopt.model import ir
 from onnxopt.statistics import linear
 from onnxopt.statistics.dependence import Dependence
+from onnxopt_passes.prune import branch
 from onnxopt_passes.prune.compensate import compensate, twins
 from onnxopt_passes.prune.consumers import absorb_cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import onnx_graphsurgeon as gs
 
     from onnxopt.model import Model
     from onnxopt.statistics.layer import Linear
@@ -75,6 +79,15 @@ class Workshop:
                 absorb_cut(replace(read, layer=layer), gone)
         return self.cut(full, keeps)
 
+    def _left(self, student: Model, keeps: Mapping[str, np.ndarray]) -> list[gs.Node]:
+        """Return the sums in a cut model that lost a whole branch, and what reads them."""
+        gone = [g for g in self.groups if g.name in keeps and not len(keeps[g.name])]
+        sums = [branch.joined(layer) for g in gone if (layer := branch.end(g)) is not None]
+        names = {
+            ir.label(n) for s in sums if s is not None for n in (s[0], *s[0].outputs[0].outputs)
+        }
+        return [node for node in student.graph.nodes if ir.label(node) in names]
+
     def fit(
         self,
         student: Model,
@@ -98,6 +111,7 @@ class Workshop:
                 kept[name] = np.flatnonzero(~gone)
         ours = linear.find_all(student.graph)
         starts = [x.node for x in ours if (x.weight.name, x.input_axis) in dropped]
+        starts += self._left(student, keeps)
         dependence = Dependence(starts)
         cut = {id(node) for node in starts}
         changed = [
