@@ -156,7 +156,7 @@ def test_samples_choose_and_fit():
 
 
 def test_the_survey_says_what_is_frozen_and_how_far_pruning_reaches():
-    found = Prune().survey(Model.from_proto(topologies.plain()))
+    found = Prune().survey(Model.from_proto(topologies.plain()), Context())
     assert 0.9 < found["reach_params"] < 1
     by_name = {g["name"]: g for g in found["groups"]}
     assert by_name["w2"]["frozen"] is None

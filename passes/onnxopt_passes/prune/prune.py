@@ -112,7 +112,7 @@ class Prune(Pass):
             model.graph = result.graph
         return len(chosen)
 
-    def survey(self, model: Model) -> dict[str, Any]:  # noqa: D102
+    def survey(self, model: Model, ctx: Context) -> dict[str, Any]:  # noqa: D102
         return survey(model)
 
     def _open(self, group: Group, ctx: Context) -> bool:
