@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class _Made:
+    """What became of a layer by the loss of some inputs."""
+
+    gone: np.ndarray
+    matrix: np.ndarray
+    offsets: np.ndarray
+
+
+@dataclass(frozen=True)
 class Workshop:
     """All that it takes to make cut models of one source.
 
@@ -48,6 +57,7 @@ class Workshop:
     seed: int = 0
     threads: int = 1
     _layers: dict[str, Linear] = field(default_factory=dict)
+    _made: dict[str, _Made] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._layers.update((x.name, x) for x in linear.find_all(self.source.graph))
@@ -76,8 +86,18 @@ class Workshop:
             gone = dropped.get((layer.weight.name, layer.input_axis))
             read = self.reads.get(layer.name)
             if gone is not None and gone.any() and read is not None:
-                absorb_cut(replace(read, layer=layer), gone)
+                self._absorb(replace(read, layer=layer), gone)
         return self.cut(full, keeps)
+
+    def _absorb(self, read: Read, gone: np.ndarray) -> None:
+        """Absorb a cut; the last one of each layer is remembered, many cuts differ in others."""
+        layer = read.layer
+        known = self._made.get(layer.name)
+        if known is not None and np.array_equal(known.gone, gone):
+            layer.write(known.matrix, known.offsets if layer.biased else None)
+            return
+        absorb_cut(read, gone)
+        self._made[layer.name] = _Made(gone, layer.matrix().astype(np.float32), layer.offsets())
 
     def _left(self, student: Model, keeps: Mapping[str, np.ndarray]) -> list[gs.Node]:
         """Return the sums in a cut model that lost a whole branch, and what reads them."""
