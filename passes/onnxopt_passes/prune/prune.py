@@ -124,7 +124,7 @@ class Prune(Pass):
             model.graph = chosen.model.graph
         return len(chosen.keeps)
 
-    def survey(self, model: Model) -> dict[str, Any]:  # noqa: D102
+    def survey(self, model: Model, ctx: Context) -> dict[str, Any]:  # noqa: D102
         return survey(model)
 
     def _open(self, group: Group, ctx: Context) -> bool:

@@ -9,11 +9,11 @@ in int8 and computed in float.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from onnxopt import match
 from onnxopt.base import Pass
-from onnxopt_passes.quant import half, modes, options
+from onnxopt_passes.quant import half, modes, options, survey
 
 if TYPE_CHECKING:
     from onnxopt.base import Context
@@ -75,6 +75,10 @@ class Quant(Pass):
         reason = options.refusal(self)
         if reason:
             raise ValueError(reason)
+
+    def survey(self, model: Model, ctx: Context) -> dict[str, Any]:
+        """Return how sensitive the model is to quantization, node by node."""
+        return survey.survey(model, self, ctx)
 
     def run(self, model: Model, ctx: Context) -> int:
         """Quantize in place; return the number of nodes and weights that changed."""

@@ -100,6 +100,16 @@ class Converter:
         self.plan = plan
         self._calibrate(compare=False)
 
+    def able(self) -> list[Unit]:
+        """Take ranges, and return the units that onnxruntime runs in integers.
+
+        Raises:
+            CannotRun: onnxruntime cannot run the model on the samples.
+        """
+        self._calibrate(compare=False)
+        self._audit()
+        return self._chosen()
+
     def build(
         self, chosen: Collection[str], recipe: Recipe | None = None, named: bool = False
     ) -> Exported:
