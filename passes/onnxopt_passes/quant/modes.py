@@ -20,7 +20,7 @@ from onnxopt_passes.quant import (
     trial,
     weight_only,
 )
-from onnxopt_passes.quant.converter import CAUTION, Converter, faster
+from onnxopt_passes.quant.converter import Converter, faster
 from onnxopt_passes.quant.options import DATA
 from onnxopt_passes.quant.plan import Plan
 from onnxopt_passes.quant.trial import Trial
@@ -163,7 +163,7 @@ class Search:
     def _dynamic(self) -> Plan:
         names = [p.name for p in dynamic.find(self.model)]
         found = Plan(chosen=set(names))
-        limit = CAUTION * self.ctx.max_drop
+        limit = trial.CAUTION * self.ctx.max_drop
         kept, found.noise = sensitivity.hold(
             self.build, names, self.trial, limit, sensitivity.drop_worst
         )
