@@ -116,6 +116,7 @@ class Fuse(Pass):
         """Apply all rules until none fires."""
         room = ctx.source_bytes or model.export().nbytes
         total = unroll.unroll_loops(model, ctx, self.unroll, room)
+        total += group_norm.lower_group_norms(model, ctx, room)
         if ctx.target != "ort-cpu":
             return total + _settle(model, ctx)
         terms = tune.Terms(ctx, self.timed, room)

@@ -5,7 +5,8 @@ GroupNormalization(x, w, b)  ->  Reshape(InstanceNormalization(Reshape(x), 1, 0)
 The inner Reshape makes [batch, groups, rest]; w and b are by channel. Before opset 21 they are by
 group, and go into the InstanceNormalization; so they do where each group is one channel, and no
 Reshape is needed. onnxruntime has no kernel for GroupNormalization: it takes its definition, which
-makes more passes over the tensor.
+makes more passes over the tensor. The file grows by a few hundred bytes for each, so all of this is
+undone if it would be larger than the run's source: `keep` of `tentative`.
 
 For onnxruntime, where the rest of a network has w and b behind the second Reshape:
 
@@ -24,48 +25,100 @@ import numpy as np
 from onnxopt import match, shapes
 from onnxopt.model import ir
 from onnxopt.rewrite import Rule
-from onnxopt_passes.fuse import normal, scalars, term
+from onnxopt_passes.fuse import normal, scalars, tentative, term
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
+
+    from onnxopt.base import Context
+    from onnxopt.model import Exported, Model
+
+EPSILON = 1e-5
+"""What GroupNormalization adds to the variance where it does not say."""
 
 BY_CHANNEL = 21
 """From this opset on, GroupNormalization has one weight a channel; before, one a group."""
 
 
+def lower_group_norms(model: Model, ctx: Context, room: int) -> int:
+    """Write all GroupNormalizations as InstanceNormalizations of groups; return how many.
+
+    Args:
+        model: Edited.
+        ctx: Asked before each edit; told why if the file would take too many bytes.
+        room: Bytes that the model may take.
+    """
+    named = (n for _, graph in model.graphs() for n in graph.nodes)
+    if not any(match.is_op(node, "GroupNormalization") for node in named):
+        return 0
+
+    def judge(before: Exported, after: Exported, made: list[str]) -> str:
+        return tentative.oversize(before, after, room)
+
+    shapes.infer(model)
+    rule = Rule("group_norm", ("GroupNormalization",), lower_group_norm)
+    return tentative.keep(model, rule, ctx, judge)
+
+
+def lower_single_channels(graph: gs.Graph, node: gs.Node) -> bool:
+    """Write a GroupNormalization whose groups are single channels as InstanceNormalization."""
+    dims = _dims(node)
+    groups = match.attribute(node, "num_groups", None)
+    if dims is None or not isinstance(groups, int) or dims[1] != groups:
+        return False
+    node.attrs = {"epsilon": match.attribute(node, "epsilon", EPSILON)}
+    node.op = "InstanceNormalization"
+    return True
+
+
 def lower_group_norm(graph: gs.Graph, node: gs.Node) -> bool:
     """Write a GroupNormalization as an InstanceNormalization of groups."""
-    x, weight, bias = node.inputs
-    out, dims = node.outputs[0], shapes.dims(x)
+    dims = _dims(node)
     groups = match.attribute(node, "num_groups", None)
-    if dims is None or len(dims) < 3 or not isinstance(groups, int):
-        return match.miss("its rank is not known")
-    if scalars.kind(x, out) != np.float32:
-        return match.miss("it is not float32")
-    if match.quantized(x, out):
-        return match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
-    attributes = {"epsilon": match.attribute(node, "epsilon", 1e-5)}
-    if dims[1] == groups:
-        node.op, node.attrs = "InstanceNormalization", attributes
-        return True
+    if dims is None or not isinstance(groups, int) or dims[1] == groups:
+        return False
     whole = _restored(dims)
     if whole is None:
         return match.miss("more than one of its sizes is not known")
-    inner, outer = [weight, bias], []
+    inner, outer = node.inputs[1:], []
     if graph.opset >= BY_CHANNEL:
-        values = [match.constant(t) for t in (weight, bias)]
-        if any(v is None or v.shape != (dims[1],) for v in values):
-            return match.miss("its weights are not constants")
-        if not scalars.spare(weight) or not scalars.spare(bias):
-            return match.miss("others read its weights")
-        wide = (-1, *(1,) * (len(dims) - 2))
-        outer = [v.reshape(wide) for v in values if v is not None]
+        outer = _by_channel(node, dims)
+        if not outer:
+            return False
+        name = node.outputs[0].name
         inner = [
-            ir.Constant(f"{out.name}.ones", np.ones(groups, np.float32)),
-            ir.Constant(f"{out.name}.zeros", np.zeros(groups, np.float32)),
+            ir.Constant(f"{name}.ones", np.ones(groups, np.float32)),
+            ir.Constant(f"{name}.zeros", np.zeros(groups, np.float32)),
         ]
-    _write(graph, node, x, (groups, whole, inner, outer), attributes)
+    _write(graph, node, [groups, *whole], inner, outer)
     return True
+
+
+def _dims(node: gs.Node) -> tuple[int | str | None, ...] | None:
+    """Return the dimensions of what is normalised, if it can be by an InstanceNormalization."""
+    x, out = node.inputs[0], node.outputs[0]
+    dims = shapes.dims(x)
+    if dims is None or len(dims) < 3:
+        match.miss("its rank is not known")
+    elif scalars.kind(x, out) != np.float32:
+        match.miss("it is not float32")
+    elif match.quantized(x, out):
+        match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
+    else:
+        return dims
+    return None
+
+
+def _by_channel(node: gs.Node, dims: tuple[int | str | None, ...]) -> list[np.ndarray]:
+    """Return weight and bias as [channels, 1, ...]; empty if they cannot be written anew."""
+    found = []
+    for tensor in node.inputs[1:]:
+        values = match.constant(tensor)
+        if values is None or values.shape != (dims[1],) or not scalars.spare(tensor):
+            match.miss("its weights are not constants of its own")
+            return []
+        found.append(values.reshape(-1, *(1,) * (len(dims) - 2)))
+    return found
 
 
 def _restored(dims: tuple[int | str | None, ...]) -> list[int] | None:
@@ -77,30 +130,38 @@ def _restored(dims: tuple[int | str | None, ...]) -> list[int] | None:
 def _write(
     graph: gs.Graph,
     node: gs.Node,
-    x: gs.Tensor,
-    parts: tuple[int, list[int], list[gs.Tensor], list[np.ndarray]],
-    attributes: dict[str, float],
+    sizes: list[int],
+    inner: list[gs.Tensor],
+    outer: list[np.ndarray],
 ) -> None:
-    groups, whole, inner, outer = parts
-    out = node.outputs[0]
-    dims = shapes.dims(x)
-    shape = ir.Constant(f"{out.name}.groups", np.array([0, groups, -1], np.int64))
-    back = ir.Constant(f"{out.name}.shape", np.array(whole, np.int64))
-    grouped = _tensor(f"{out.name}.grouped", (None if dims is None else dims[0], groups, None))
-    normed = _tensor(f"{out.name}.normed", shapes.dims(grouped))
-    match.insert(graph, ir.Node("Reshape", f"{out.name}.grouped", {}, [x, shape], [grouped]))
-    name = f"{out.name}.normed"
+    """Put the nodes in the place of a GroupNormalization.
+
+    Args:
+        graph: The graph.
+        node: The GroupNormalization.
+        sizes: How many groups there are, and the shape that brings its output back.
+        inner: Weight and bias by group.
+        outer: Weight and bias by channel; empty if there are none.
+    """
+    x, out = node.inputs[0], node.outputs[0]
+    name, groups = out.name, sizes[0]
+    shape = ir.Constant(f"{name}.groups", np.array([0, groups, -1], np.int64))
+    back = ir.Constant(f"{name}.shape", np.array(sizes[1:], np.int64))
+    batch = (shapes.dims(x) or (None,))[0]
+    grouped, normed = (
+        _tensor(f"{name}.{what}", (batch, groups, None)) for what in ("grouped", "normed")
+    )
+    match.insert(graph, ir.Node("Reshape", grouped.name, {}, [x, shape], [grouped]))
+    attributes = {"epsilon": match.attribute(node, "epsilon", EPSILON)}
     op = "InstanceNormalization"
-    match.insert(graph, ir.Node(op, name, attributes, [grouped, *inner], [normed]))
+    match.insert(graph, ir.Node(op, normed.name, attributes, [grouped, *inner], [normed]))
     if not outer:
         scalars.finish(graph, node, ir.Node("Reshape", node.name, inputs=[normed, back]))
         return
-    weight, bias = (
-        ir.Constant(f"{out.name}.{what}", values)
-        for what, values in zip(("weight", "bias"), outer, strict=True)
-    )
-    restored = scalars.step(graph, "Reshape", f"{out.name}.restored", x, normed, back)
-    product = scalars.step(graph, "Mul", f"{out.name}.product", x, restored, weight)
+    weight = ir.Constant(f"{name}.weight", outer[0])
+    bias = ir.Constant(f"{name}.bias", outer[1])
+    restored = scalars.step(graph, "Reshape", f"{name}.restored", x, normed, back)
+    product = scalars.step(graph, "Mul", f"{name}.product", x, restored, weight)
     scalars.finish(graph, node, ir.Node("Add", node.name, inputs=[product, bias]))
 
 
@@ -147,8 +208,8 @@ def weigh_by_batch_norm(graph: gs.Graph, node: gs.Node) -> bool:
     return scalars.finish(graph, last, new)
 
 
-RULES: tuple[Rule, ...] = (Rule("group_norm", ("GroupNormalization",), lower_group_norm),)
-"""Before those that would take its constants away."""
+RULES: tuple[Rule, ...] = (Rule("group_channels", ("GroupNormalization",), lower_single_channels),)
+"""The part that does not make the file grow."""
 
 ORT_CPU_RULES: tuple[Rule, ...] = (Rule("group_affine", ("Reshape",), weigh_by_batch_norm),)
 """After the others."""
