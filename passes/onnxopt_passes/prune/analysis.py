@@ -16,7 +16,8 @@ from onnxopt.model import ir
 from onnxopt.model.layout import in_order, reads
 from onnxopt_passes.prune import axes, rules
 from onnxopt_passes.prune.groups import Group, Member, Role
-from onnxopt_passes.prune.origins import freeze_computed
+from onnxopt_passes.prune.lengths import refine
+from onnxopt_passes.prune.origins import freeze_computed, freeze_numbers
 from onnxopt_passes.prune.sheet import Sheet, Standback
 
 if TYPE_CHECKING:
@@ -63,9 +64,10 @@ def analyse(model: Model) -> Analysis:
     """Find the groups of a model. The model is not changed, but shapes are inferred anew."""
     match.stamp(model.graph)
     shapes.infer(model)
+    order = in_order(model.graph)
+    refine(order)
     sheet = Sheet(model.opset)
     unknown: dict[str, list[str]] = defaultdict(list)
-    order = in_order(model.graph)
     for node in order:
         _apply(sheet, node, unknown)
     for node in order:
@@ -90,6 +92,7 @@ def _apply(sheet: Sheet, node: gs.Node, unknown: dict[str, list[str]]) -> None:
         _block(sheet, node, f"no rule for {label}")
     else:
         try:
+            freeze_numbers(sheet, node)
             rule(sheet, node)
         except (Standback, IndexError, ValueError) as e:
             _block(sheet, node, f"{e} ({label})")

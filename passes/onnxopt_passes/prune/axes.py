@@ -108,6 +108,25 @@ def size(axis: Axis) -> int | None:
     return math.prod(known) if isinstance(axis, Prod) else sum(known)
 
 
+def inner(axis: Axis) -> Axis:
+    """Return the product of the factors behind the last one of unknown length; `ONE` if none is.
+
+    Of an axis of known length it is the axis itself. Batch x heads, the batch being open, has the
+    heads as its inner axis.
+    """
+    return _parted(axis)[1]
+
+
+def _parted(axis: Axis) -> tuple[list[Axis], Axis]:
+    """Return the factors up to the last one of unknown length, and the product of the others."""
+    axis = resolve(axis)
+    if size(axis) is not None:
+        return [], axis
+    factors: list[Axis] = list(axis.factors) if isinstance(axis, Prod) else [axis]
+    last = max(i for i, factor in enumerate(factors) if size(factor) is None)
+    return factors[: last + 1], resolve(Prod(tuple(factors[last + 1 :])))
+
+
 def resolve(axis: Axis) -> Axis:
     """Return the normal form: roots for variables, what they are bound to, nothing nested alike."""
     if isinstance(axis, Var):
@@ -171,7 +190,9 @@ def unify(a: Axis, b: Axis, why: str) -> None:
     a, b = resolve(a), resolve(b)
     if a is b or a == b:
         return
-    if size(a) is None or size(a) != size(b):
+    if size(a) is None and size(b) is None:
+        _meet_open(a, b, why)
+    elif size(a) is None or size(a) != size(b):
         _freeze_both(a, b, why)
     elif isinstance(a, Var):
         _bind(a, b, why)
@@ -185,6 +206,23 @@ def unify(a: Axis, b: Axis, why: str) -> None:
         _distribute(a, b, why)
     elif isinstance(a, Prod) and isinstance(b, Sum):
         _distribute(b, a, why)
+
+
+def _meet_open(a: Axis, b: Axis, why: str) -> None:
+    """Unify two axes of unknown length: their known inner parts, if these are of one length."""
+    (leads, ours), (others, theirs) = _parted(a), _parted(b)
+    sizes = [[size(factor) for factor in part] for part in (leads, others)]
+    if size(ours) != size(theirs):
+        _freeze_both(a, b, why)
+        return
+    unify(ours, theirs, why)
+    if sizes[0] == sizes[1] and sizes[0].count(None) == 1:
+        for one, other in zip(leads, others, strict=True):
+            if size(one) is not None:
+                unify(one, other, why)
+    else:
+        for factor in (*leads, *others):
+            freeze(factor, why)
 
 
 def _freeze_both(a: Axis, b: Axis, why: str) -> None:
@@ -272,6 +310,8 @@ def tail(axis: Axis, length: int) -> tuple[Axis, Axis] | None:
     """
     axis = resolve(axis)
     whole = size(axis)
+    if whole is None and isinstance(axis, Prod) and length > 0:
+        return _tail_of_product(axis, length)
     if whole is None or length < 1 or whole % length:
         return None
     if length == whole:
@@ -292,9 +332,11 @@ def _like(var: Var, length: int) -> Axis:
 def _tail_of_product(axis: Prod, length: int) -> tuple[Axis, Axis] | None:
     heads, rest, left = list(axis.factors), [], length
     while left > 1:
-        factor = heads.pop()
-        whole = size(factor) or 1
-        if left % whole == 0:
+        factor = heads.pop() if heads else ONE
+        whole = size(factor)
+        if whole is None or factor == ONE:
+            return None
+        if whole and left % whole == 0:
             rest.append(factor)
             left //= whole
             continue

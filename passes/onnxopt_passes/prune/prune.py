@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -35,6 +35,25 @@ BUDGETS = ("ratio", "macs", "params", "latency")
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """A cut that was chosen.
+
+    Attributes:
+        keeps: The indices that stay, of groups that lose some.
+        model: The cut model.
+        errors: What the curve of a group foretold at its width: squared error as a share of the
+            variance of the tensors that it enters, summed over the layers that read it.
+        fits: By layer that was fitted, the error on samples held out as a share of the variance of
+            its target, before and after.
+    """
+
+    keeps: Mapping[str, np.ndarray]
+    model: Model
+    errors: Mapping[str, float] = field(default_factory=dict)
+    fits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Prune(Pass):
     """Remove channels, heads and hidden units, and fit the layers that read them anew.
 
@@ -52,7 +71,7 @@ class Prune(Pass):
             (`--allow-synthetic`).
         align: `measured`: only widths that pay on this machine. `none`: every width.
         heads: `whole`: heads of an attention go whole. `any`: their width may shrink too.
-        min_channels: The smallest width of a group.
+        min_channels: The smallest width of a group. Above 1, branches do not go whole either.
         include: Only groups whose name matches one of these globs.
         exclude: No groups whose name matches one of these.
         plan: A JSON file with the indices that stay: read if it exists, else written.
@@ -97,20 +116,19 @@ class Prune(Pass):
         allowed = [g for g in groups if ctx.allow(f"group@{g.name}")]
         source = model.clone()
         certifier = Certifier(source, _feeds(source, ctx), _settings(ctx))
-        chosen: dict[str, np.ndarray] = {}
-        result: Model | None = None
+        chosen = Chosen({}, source)
         if allowed and certifier.feeds:
-            chosen, result = self._proven(source, allowed, certifier, ctx, planned)
+            chosen = self._proven(source, allowed, certifier, ctx, planned)
+            if file is not None and planned is None:
+                plan.write(file, allowed, chosen.keeps)
         elif allowed:
             ctx.notes.append("prune: the model runs on no inputs that were tried; nothing is cut")
         for group in allowed:
-            if group.name not in chosen:
+            if group.name not in chosen.keeps:
                 ctx.retract(f"group@{group.name}")
-        if result is not None and file is not None and planned is None:
-            plan.write(file, allowed, chosen)
-        if result is not None and chosen:
-            model.graph = result.graph
-        return len(chosen)
+        if chosen.keeps:
+            model.graph = chosen.model.graph
+        return len(chosen.keeps)
 
     def survey(self, model: Model) -> dict[str, Any]:  # noqa: D102
         return survey(model)
@@ -137,21 +155,25 @@ class Prune(Pass):
         certifier: Certifier,
         ctx: Context,
         planned: Mapping[str, np.ndarray] | None,
-    ) -> tuple[dict[str, np.ndarray], Model | None]:
-        """Choose, cut and certify; groups that the certificate refuses are left whole."""
-        guilty: dict[str, str] = {}
+    ) -> Chosen:
+        """Choose, cut and certify; groups that the certificate refuses are left whole.
+
+        A rule that is wrong is mostly found by cutting half of each group, before any search.
+        """
+        halves = {g.name: np.arange(g.size) % 2 == 0 for g in groups if g.size > 1}
+        guilty = dict(certifier.certify(halves)[1].guilty)
         while True:
             left = [g for g in groups if g.name not in guilty]
-            keeps, result = self._chosen(source, left, ctx, planned)
-            masks = {g.name: _mask(g, keeps[g.name]) for g in left if g.name in keeps}
+            chosen = self._chosen(source, left, ctx, planned)
+            masks = {g.name: _mask(g, chosen.keeps[g.name]) for g in left if g.name in chosen.keeps}
             _, certificate = certifier.certify(masks)
             if not certificate.guilty:
                 break
             guilty |= certificate.guilty
         for name, why in guilty.items():
             ctx.untouched[name] = f"the certificate does not hold: {why}"
-        self._report(left, keeps, certificate, guilty, ctx)
-        return keeps, result
+        self._report(left, chosen, certificate, guilty, ctx)
+        return chosen
 
     def _chosen(
         self,
@@ -159,17 +181,15 @@ class Prune(Pass):
         groups: list[Group],
         ctx: Context,
         planned: Mapping[str, np.ndarray] | None,
-    ) -> tuple[dict[str, np.ndarray], Model]:
-        """Return the indices that stay, of groups that lose some, and the cut model."""
+    ) -> Chosen:
+        """Return a cut, as it was planned or as it is found best."""
         if planned is None:
             return self._decided(source, groups, ctx)
         sizes = {g.name: g.size for g in groups}
         keeps = {n: k for n, k in planned.items() if len(k) < sizes.get(n, 0)}
-        return keeps, _cut(source, keeps)
+        return Chosen(keeps, _cut(source, keeps))
 
-    def _decided(
-        self, source: Model, groups: list[Group], ctx: Context
-    ) -> tuple[dict[str, np.ndarray], Model]:
+    def _decided(self, source: Model, groups: list[Group], ctx: Context) -> Chosen:
         few = ctx.calibration is None or ctx.calibration.count() < LEAST_SAMPLES
         rankings = None
         if self.criterion != "obs" or self.compensate == "none" or few:
@@ -182,14 +202,21 @@ class Prune(Pass):
             keeps = uncalibrated.choose(
                 source, groups, rankings, _cut, (kind, value), max(self.min_channels, 1), step
             )
-            return keeps, _cut(source, keeps)
+            return Chosen(keeps, _cut(source, keeps))
         wish = Wish(kind, value, self.align == "measured", self.min_channels)
         decision = decide(source, groups, _cut, ctx, wish, rankings)
         for name in decision.unranked:
             ctx.untouched[name] = "no layer with samples reads it"
         if decision.result.why:
             ctx.notes.append(f"prune: {decision.result.why}")
-        return decision.place.keeps(decision.result.widths), decision.result.model
+        place, result = decision.place, decision.result
+        rows = zip(place.groups, place.choices, result.widths, strict=True)
+        return Chosen(
+            place.keeps(result.widths),
+            result.model,
+            {g.name: c.error(w) for g, c, w in rows},
+            {n: (f.before, f.after) for n, f in result.fits.items() if f.ridge is not None},
+        )
 
     def _budget(self, ctx: Context) -> tuple[uncalibrated.Kind, float]:
         for kind in uncalibrated.KINDS:
@@ -201,7 +228,7 @@ class Prune(Pass):
     def _report(
         self,
         groups: list[Group],
-        keeps: Mapping[str, np.ndarray],
+        chosen: Chosen,
         certificate: Certificate,
         guilty: Mapping[str, str],
         ctx: Context,
@@ -212,10 +239,19 @@ class Prune(Pass):
                 "name": g.name,
                 "members": [m.constant.name for m in g.members],
                 "before": g.size,
-                "after": len(keeps.get(g.name, range(g.size))),
+                "after": len(chosen.keeps.get(g.name, range(g.size))),
             }
+            | ({"error": _digits(chosen.errors[g.name])} if g.name in chosen.errors else {})
             for g in groups
         ]
+        ctx.evidence["fits"] = {
+            name: {"before": _digits(before), "after": _digits(after)}
+            for name, (before, after) in chosen.fits.items()
+        }
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def _mask(group: Group, keep: np.ndarray) -> np.ndarray:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from onnxopt_passes.prune.groups import Role
 
 
+FOUND_OTHERWISE = "its length is found only by shape inference"
+
+
 class Standback(Exception):
     """A rule meets what it does not know: all axes at its node are frozen with this reason."""
 
@@ -117,7 +120,8 @@ class Sheet:
                 continue
             if length is not None:
                 raise Standback(f"axis {i} of {tensor.name!r} is {dim} long, not {length}")
-            whole[i] = axes.new(dim, "its length is found only by shape inference")
+            axes.freeze(whole[i], FOUND_OTHERWISE)
+            whole[i] = axes.new(dim, FOUND_OTHERWISE)
         self._put(tensor, whole)
 
     def _put(self, tensor: gs.Tensor, found: Sequence[Axis]) -> tuple[Axis, ...]:
