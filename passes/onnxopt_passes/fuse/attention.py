@@ -2,17 +2,17 @@
 
 Softmax(s * Q Kt + M) V        ->  Attention(Q, K, V, M, scale = s)
 
-Q, K and V are [batch, heads, length, size]; Kt is a Transpose of K. s may be on the scores, on Q, on
-Kt, or in parts on several of them. M is added, or `Where(c, scores, number)`, which is the same as
-adding Where(c, 0, number) if the number is below all scores. K and V may have fewer heads than Q:
-one, or ones that Unsqueeze, Expand and Reshape repeat, which Attention does by itself.
+Q, K and V are [batch, heads, length, size]; Kt is a Transpose of K. s may be on the scores, on Q,
+on Kt, or in parts on several of them. M is added, or `Where(c, scores, number)`, which is the same
+as adding Where(c, 0, number) if the number is below all scores. K and V may have fewer heads than
+Q: one, or ones that Unsqueeze, Expand and Reshape repeat, which Attention does by itself.
 
 Attention of heads that are split and joined around it
   Reshape [batch, length, heads, size] -> Transpose -> Attention -> Transpose -> Reshape
 ->  Attention(q_num_heads, kv_num_heads)      on [batch, length, heads * size]
 
-From opset 23 on, which has Attention (https://onnx.ai/onnx/operators/onnx__Attention.html), and for
-float32. onnxruntime wants one row of M for each query; where M has one row for all, Expand makes them.
+From opset 23 on, which has Attention (https://onnx.ai/onnx/operators/onnx__Attention.html), and
+for float32.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ def fuse_attention(graph: gs.Graph, softmax: gs.Node) -> bool:
     k_dims = _permuted(shapes.dims(scores.k), scores.perm)
     if not _fits(scores.q, scores.k, v, k_dims):
         return match.miss("batch, heads or lengths of Q, K and V are not known to fit")
-    rows = attention_mask.fit(mask, scores.q, v)
-    if rows is None:
-        return match.miss("its mask is not known to be [batch, heads, queries, keys]")
+    short = (False, False) if mask is None else attention_mask.fit(mask, scores.q, v)
+    if short is None:
+        return match.miss("its mask does not fit [batch, heads, queries, keys]")
 
     name = context.outputs[0].name
     inputs = [scores.q, _keys(graph, scores, name), _unrepeated(graph, v)]
     if mask is not None:
-        inputs.append(attention_mask.write(graph, mask, scores.q, name, rows))
+        inputs.append(attention_mask.write(graph, mask, (scores.q, v), name, short))
     new = ir.Node("Attention", context.name, {"scale": scores.scale}, inputs)
     return scalars.finish(graph, context, new)
 
@@ -168,7 +168,7 @@ def _keys(graph: gs.Graph, scores: Scores, name: str) -> gs.Tensor:
 
 
 def _unrepeated(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:
-    """Return keys or values before each of their heads was repeated; the tensor if they were not."""
+    """Return keys or values before their heads were repeated; the tensor if they were not."""
     joined = match.producer(tensor)
     if not match.is_op(joined, "Reshape"):
         return tensor
@@ -206,7 +206,7 @@ def take_heads(graph: gs.Graph, node: gs.Node) -> bool:
     parts = [_split(graph, t) for t in node.inputs[:3]]
     if any(p is None for p in parts) or not isinstance(heads, int) or not isinstance(size, int):
         return match.miss("its heads are not split from [batch, length, heads * size]")
-    if not _keeps_rows(joined, turned.outputs[0], heads * size):
+    if not _joins(joined, turned.outputs[0], heads * size):
         return match.miss("its heads are not joined to [batch, length, heads * size]")
     if match.quantized(node.inputs[0], joined.outputs[0]):
         return match.miss("it stands before a QuantizeLinear")
@@ -214,15 +214,11 @@ def take_heads(graph: gs.Graph, node: gs.Node) -> bool:
     kv_heads = (shapes.dims(node.inputs[1]) or ())[1]
     attributes = {**node.attrs, "q_num_heads": heads, "kv_num_heads": kv_heads}
     inputs = [*(p for p in parts if p is not None), *node.inputs[3:]]
-    above = list(node.inputs)
-    match.remove(node)
-    for tensor in above:
-        scalars.discard(graph, tensor)
     return scalars.finish(graph, joined, ir.Node("Attention", node.name, attributes, inputs))
 
 
 def _split(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor | None:
-    """Return [batch, length, heads * size] that a tensor [batch, heads, length, size] is made of."""
+    """Return [batch, length, heads * size] that [batch, heads, length, size] is made of."""
     turned = match.producer(tensor)
     if turned is None or not match.is_op(turned, "Transpose") or not match.here(graph, turned):
         return None
@@ -235,28 +231,31 @@ def _split(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor | None:
     whole = shapes.dims(x)
     if whole is None or len(whole) != 3 or whole[2] != dims[1] * dims[3]:
         return None
-    return x if _same_rows(reshape, x, turned.inputs[0]) else None  # type: ignore[arg-type]
+    return x if _kept(reshape, x, turned.inputs[0]) else None  # type: ignore[arg-type]
 
 
-def _keeps_rows(reshape: gs.Node, x: gs.Tensor, width: int) -> bool:
-    """Whether a Reshape joins the last two of four axes."""
+def _joins(reshape: gs.Node, x: gs.Tensor, width: int) -> bool:
+    """Whether a Reshape joins the last two of four axes to one of that width."""
     dims = shapes.dims(reshape.outputs[0])
-    if dims is None or len(dims) != 3 or dims[2] != width:
+    if dims is None or len(dims) != 3 or (isinstance(dims[2], int) and dims[2] != width):
         return False
-    return _same_rows(reshape, x, reshape.outputs[0])
+    return _kept(reshape, x, reshape.outputs[0]) >= (1 if dims[2] == width else 2)
 
 
-def _same_rows(reshape: gs.Node, x: gs.Tensor, result: gs.Tensor) -> bool:
-    """Whether a Reshape that keeps the product of the first two axes keeps one, and so both."""
+def _kept(reshape: gs.Node, x: gs.Tensor, result: gs.Tensor) -> int:
+    """Return how many of the first two axes a Reshape is known to keep.
+
+    One suffices where it keeps the product of the two.
+    """
     asked = shapes.elements(reshape.inputs[1])
     zeros_copy = match.attribute(reshape, "allowzero", 0) == 0
+    count = 0
     for i in (0, 1):
         size = shapes.axis(x, i)
-        if size is not None and size != 0 and size == shapes.axis(result, i):
-            return True
-        if asked and len(asked) > i and (asked[i] == size or (asked[i] == 0 and zeros_copy)):
-            return True
-    return False
+        wanted = asked[i] if asked and len(asked) > i else None
+        same = size is not None and size != 0 and size in (shapes.axis(result, i), wanted)
+        count += same or (wanted == 0 and zeros_copy)
+    return count
 
 
 RULES: tuple[Rule, ...] = (

@@ -1,11 +1,13 @@
 """What masks the scores of an attention, in the form that Attention takes.
 
-An Attention of onnxruntime takes numbers that are added, [.., queries, keys], where the leading axes
-may be 1 or absent. Queries may not be 1 if there are more: Expand repeats the row then.
+An Attention of onnxruntime takes numbers that are added, [.., queries, keys]. The leading axes may
+be 1 or absent, the last two may not: where they are 1, or not known, Expand makes them what they
+have to be. Only a batch that is not known is taken to be that of Q: Attention itself checks it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
 
 LOWEST = -1e30
 """A number below all scores: added to one, it leaves of it nothing that Softmax sees."""
-
-SHAPE_PARTS = 15
-"""From this opset on, Shape has `start` and `end`."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,14 @@ def candidates(graph: gs.Graph, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, 
             yield scores, Mask(condition, float(hidden), inverted)
 
 
-def fit(mask: Mask | None, q: gs.Tensor, v: gs.Tensor) -> bool | None:
-    """Return whether a mask has one row for all queries; None if it is not known to fit.
+def fit(mask: Mask, q: gs.Tensor, v: gs.Tensor) -> tuple[bool, bool] | None:
+    """Return which of queries and keys a mask has to be expanded to; None if it does not fit.
 
     Args:
-        mask: None fits.
+        mask: The mask.
         q: [batch, heads, queries, size].
         v: [batch, heads, keys, size].
     """
-    if mask is None:
-        return False
     dims = shapes.dims(mask.tensor)
     wide, values = shapes.dims(q), shapes.dims(v)
     if dims is None or wide is None or values is None or not 1 <= len(dims) <= 4:
@@ -77,44 +74,50 @@ def fit(mask: Mask | None, q: gs.Tensor, v: gs.Tensor) -> bool | None:
     if mask.hidden is None and scalars.kind(mask.tensor) != np.float32:
         return None
     full = (*(1,) * (4 - len(dims)), *dims)
-    if full[0] not in (1, wide[0]) or full[1] not in (1, wide[1]):
+    if full[1] not in (1, wide[1]) or (isinstance(full[0], int) and full[0] not in (1, wide[0])):
         return None
-    if full[3] is None or full[3] != values[2]:
+    pairs = ((full[2], wide[2]), (full[3], values[2]))
+    if any(isinstance(a, int) and a not in (1, b) for a, b in pairs):
         return None
-    if full[2] is not None and full[2] == wide[2]:
-        return False
-    return True if full[2] == 1 else None
+    queries, keys = (a is None or a != b for a, b in pairs)
+    return queries, keys
 
 
-def write(graph: gs.Graph, mask: Mask, q: gs.Tensor, name: str, single: bool) -> gs.Tensor:
-    """Return the numbers that are added to the scores, a row for each query.
+def write(
+    graph: gs.Graph,
+    mask: Mask,
+    sources: tuple[gs.Tensor, gs.Tensor],
+    name: str,
+    short: tuple[bool, bool],
+) -> gs.Tensor:
+    """Return the numbers that are added to the scores.
 
     Args:
         graph: The graph.
         mask: A mask that fits.
-        q: [batch, heads, queries, size].
+        sources: Q and V.
         name: First part of the names of new tensors.
-        single: Whether it has one row for all queries.
+        short: What `fit` says of it.
     """
     tensor = mask.tensor if mask.hidden is None else _numbers(graph, mask, f"{name}.mask")
-    if not single:
+    if not any(short):
         return tensor
+    sizes = [
+        (shapes.dims(t) or (None,) * 4)[2] if wanted else 1
+        for t, wanted in zip(sources, short, strict=True)
+    ]
+    found = shapes.dims(tensor) or ()
+    whole = [*(1,) * (4 - len(found)), *found]
+    dims = [*whole[:2], *(s if w else d for s, w, d in zip(sizes, short, whole[2:], strict=True))]
+    wide = ir.Variable(f"{name}.mask.wide")
+    wide.inferred = (np.dtype(np.float32), tuple(dims))  # type: ignore[attr-defined]
     values = match.constant(tensor)
-    queries = (shapes.dims(q) or (None,) * 4)[2]
-    rows = ir.Variable(f"{name}.mask.rows")
-    dims = shapes.dims(tensor) or ()
-    whole = (*(1,) * (4 - len(dims)), *dims)
-    rows.inferred = (np.dtype(np.float32), (*whole[:2], queries, whole[3]))  # type: ignore[attr-defined]
-    if (
-        values is not None
-        and isinstance(queries, int)
-        and queries * values.nbytes <= scalars.SHARED
-    ):
-        spread = np.broadcast_to(values.reshape(whole), (*whole[:2], queries, whole[3]))
-        return ir.Constant(rows.name, spread.copy())
-    shape = _rows(graph, q, queries, rows.name)
-    match.insert(graph, ir.Node("Expand", rows.name, {}, [tensor, shape], [rows]))
-    return rows
+    fixed = [d for d in dims if isinstance(d, int)]
+    if values is not None and len(fixed) == 4 and 4 * math.prod(fixed) <= scalars.SHARED:
+        return ir.Constant(wide.name, np.broadcast_to(values, fixed).copy())
+    shape = _shape(graph, sources, sizes, wide.name)
+    match.insert(graph, ir.Node("Expand", wide.name, {}, [tensor, shape], [wide]))
+    return wide
 
 
 def _numbers(graph: gs.Graph, mask: Mask, name: str) -> gs.Tensor:
@@ -134,18 +137,39 @@ def _numbers(graph: gs.Graph, mask: Mask, name: str) -> gs.Tensor:
     return made
 
 
-def _rows(graph: gs.Graph, q: gs.Tensor, queries: int | str | None, name: str) -> gs.Tensor:
-    """Return the shape [1, 1, queries, 1]."""
-    if isinstance(queries, int):
-        return ir.Constant(f"{name}.shape", np.array([1, 1, queries, 1], np.int64))
-    size, shape = ir.Variable(f"{name}.size"), ir.Variable(f"{name}.shape")
-    size.inferred = (np.dtype(np.int64), (1,))  # type: ignore[attr-defined]
+def _shape(
+    graph: gs.Graph,
+    sources: tuple[gs.Tensor, gs.Tensor],
+    sizes: list[int | str | None],
+    name: str,
+) -> gs.Tensor:
+    """Return the shape [1, 1, queries, keys], of which sizes that are not known are computed."""
+    if all(isinstance(s, int) for s in sizes):
+        return ir.Constant(f"{name}.shape", np.array([1, 1, *sizes], np.int64))
+    parts: list[gs.Tensor] = [ir.Constant(f"{name}.ones", np.ones(2, np.int64))]
+    for tensor, size, what in zip(sources, sizes, ("queries", "keys"), strict=True):
+        if isinstance(size, int):
+            parts.append(ir.Constant(f"{name}.{what}", np.array([size], np.int64)))
+            continue
+        part = ir.Variable(f"{name}.{what}")
+        part.inferred = (np.dtype(np.int64), (1,))  # type: ignore[attr-defined]
+        source, axis = _origin(tensor, 2)
+        attributes = {"start": axis, "end": axis + 1}
+        match.insert(graph, ir.Node("Shape", part.name, attributes, [source], [part]))
+        parts.append(part)
+    shape = ir.Variable(f"{name}.shape")
     shape.inferred = (np.dtype(np.int64), (4,))  # type: ignore[attr-defined]
-    match.insert(graph, ir.Node("Shape", size.name, {"start": 2, "end": 3}, [q], [size]))
-    ones = [
-        ir.Constant(f"{name}.{what}", np.ones(n, np.int64))
-        for what, n in (("before", 2), ("after", 1))
-    ]
-    parts = [ones[0], size, ones[1]]
     match.insert(graph, ir.Node("Concat", shape.name, {"axis": 0}, parts, [shape]))
     return shape
+
+
+def _origin(tensor: gs.Tensor, axis: int) -> tuple[gs.Tensor, int]:
+    """Return where an axis of a tensor comes from before Transposes, so that they may go."""
+    node = match.producer(tensor)
+    while node is not None and match.is_op(node, "Transpose"):
+        perm = match.attribute(node, "perm", None)
+        if not isinstance(perm, list):
+            break
+        tensor, axis = node.inputs[0], perm[axis]
+        node = match.producer(tensor)
+    return tensor, axis
