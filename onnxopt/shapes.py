@@ -26,8 +26,8 @@ MAX_ELEMENTS = 64
 DEPTH = 32
 """Longest chain of nodes that is followed."""
 
-WHOLE = (np.dtype(np.int64), np.dtype(np.int32))
-"""Types of shape arithmetic."""
+WHOLE = (np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.bool_))
+"""Types of shape arithmetic; truth values are followed as 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,19 @@ def dtype(tensor: gs.Tensor) -> np.dtype | None:
     if found is None:
         found = getattr(tensor, "dtype", None)
     return None if found is None else np.dtype(found)
+
+
+def learn(tensor: gs.Tensor, index: int, size: int) -> None:
+    """Note that an axis whose length inference did not find is so long, until the next `infer`."""
+    found = dims(tensor)
+    if (
+        found is not None
+        and not isinstance(tensor, gs.Constant)
+        and not isinstance(found[index], int)
+    ):
+        known = list(found)
+        known[index] = size
+        tensor.inferred = (dtype(tensor), tuple(known))  # type: ignore[attr-defined]
 
 
 def static(tensor: gs.Tensor) -> tuple[int, ...] | None:
@@ -165,6 +178,8 @@ def _same(node: gs.Node, inputs: Sequence[Elements]) -> Elements:
 def _cast(node: gs.Node, inputs: Sequence[Elements]) -> Elements:
     if inputs[0] is None or any(isinstance(e, int) and abs(e) >= 2**31 for e in inputs[0]):
         return None
+    if dtype(node.outputs[0]) == np.dtype(np.bool_) and any(e not in (0, 1) for e in inputs[0]):
+        return None
     return inputs[0]
 
 
@@ -231,6 +246,55 @@ def _arithmetic(
     return follow
 
 
+def _equal(node: gs.Node, inputs: Sequence[Elements]) -> Elements:
+    pairs = _aligned(inputs)
+    if pairs is None:
+        return None
+    out = node.outputs[0]
+    found = [_alike(*pair) for pair in pairs]
+    return [Axis((id(out), -1 - i)) if e is None else int(e) for i, e in enumerate(found)]
+
+
+def _alike(x: Element, y: Element) -> bool | None:
+    """Whether two elements are one number, None where that is not known."""
+    if x == y:
+        return True
+    if isinstance(x, int) and isinstance(y, int):
+        return False
+    number, other = (x, y) if isinstance(x, int) else (y, x)
+    return False if isinstance(number, int) and number < 0 and _is_length(other) else None
+
+
+def _is_length(element: Element) -> bool:
+    """Whether an element is the length of an axis, and not computed: never negative."""
+    key = element.key if isinstance(element, Axis) else None
+    return isinstance(key, str) or (isinstance(key, tuple) and key[1] >= 0)
+
+
+def _where(node: gs.Node, inputs: Sequence[Elements]) -> Elements:
+    picks = _aligned(inputs)
+    if picks is None:
+        return None
+    out = node.outputs[0]
+    found: list[Element] = []
+    for i, (condition, yes, no) in enumerate(picks):
+        if yes == no or condition == 1:
+            found.append(yes)
+        else:
+            found.append(no if condition == 0 else Axis((id(out), -1 - i)))
+    return found
+
+
+def _aligned(inputs: Sequence[Elements]) -> list[tuple[Element, ...]] | None:
+    """Return elements side by side, single ones repeated; None where their numbers differ."""
+    known = [found for found in inputs if found is not None]
+    lengths = {len(found) for found in known} - {1}
+    if len(known) < len(inputs) or len(lengths) > 1:
+        return None
+    length = next(iter(lengths), 1)
+    return list(zip(*(f * length if len(f) == 1 else f for f in known), strict=True))
+
+
 def _quotient(x: int, y: int) -> int:
     """Divide as ONNX does: towards zero."""
     quotient = abs(x) // abs(y)
@@ -257,6 +321,8 @@ FOLLOW: dict[str, Callable[[gs.Node, Sequence[Elements]], Elements]] = {
     "Add": _arithmetic(lambda a, b: a + b, 0, True),
     "Sub": _arithmetic(lambda a, b: a - b, 0, False),
     "Div": _arithmetic(_quotient, 1, False),
+    "Equal": _equal,
+    "Where": _where,
 }
 """How the elements of an output come from those of the inputs, which have rank 0 or 1 all of them;
 a result of the wrong length is discarded."""
@@ -270,6 +336,7 @@ __all__ = [
     "dtype",
     "elements",
     "infer",
+    "learn",
     "nbytes",
     "static",
     "whole",

@@ -55,3 +55,29 @@ def test_shape_arithmetic_is_followed() -> None:
     model = Model.from_proto(onnx.parser.parse_model(text))
     shapes.infer(model)
     assert shapes.elements(model.graph.outputs[0]) == [shapes.Axis("batch"), 12, 2]
+
+
+def test_lengths_are_told_from_numbers_that_stand_for_a_choice() -> None:
+    """`Where(wanted == -1, 1, wanted)`: what exporters write in front of an Expand."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[batch,6] x, int64[1] n) => (int64[4] out, int64[4] other)
+      <int64[1] one = {1}, int64[1] six = {6}, int64[4] no = {-1,-1,-1,-1},
+       int64[4] ones = {1,1,1,1}, int64[4] twos = {2,2,2,2}>
+    {
+      s = Shape(x)
+      wanted = Concat<axis = 0>(s, one, n)
+      whole = Equal(wanted, no)
+      out = Where(whole, ones, wanted)
+      some = Equal(wanted, twos)
+      other = Where(some, ones, wanted)
+    }"""
+    model = Model.from_proto(onnx.parser.parse_model(text))
+    shapes.infer(model)
+    found = shapes.elements(model.graph.outputs[0])
+    assert found is not None
+    assert found[:3] == [shapes.Axis("batch"), 6, 1]
+    assert found[3] != shapes.Axis("n")  # may be -1
+    other = shapes.elements(model.graph.outputs[1])
+    assert other is not None
+    assert other[1:3] == [6, 1]
+    assert other[0] != shapes.Axis("batch")  # may be 2

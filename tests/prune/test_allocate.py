@@ -28,7 +28,7 @@ def test_costs_multiply_along_axes():
     costs = Costs([Work(10.0, ({0: 0.25}, {1: 0.1})), Work(3.0)], [4, 10])
     assert costs.total([4, 10]) == 13
     assert costs.total([2, 5]) == pytest.approx(10 * 0.5 * 0.5 + 3)
-    assert costs.saved([2, 10], 1, 5) == pytest.approx(2.5)
+    assert costs.saved([2, 10], 1, np.array([5, 10])) == pytest.approx([2.5, 0])
 
 
 @pytest.mark.parametrize("budget", [4.0, 7.0, 9.5])

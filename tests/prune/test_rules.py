@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prune.topologies import Net
+from prune.net import Net
 
 from onnxopt.model import Model
 from onnxopt.runtime import Settings

@@ -60,6 +60,14 @@ def test_a_wrong_rule_is_found_and_its_group_left_whole(wrong) -> None:
     assert shapes(model) == {"first": [16, 3, 3, 3], "second": [6, 16, 3, 3], "third": [4, 6, 3, 3]}
 
 
+def test_a_wrong_rule_is_found_before_the_search(wrong, monkeypatch) -> None:
+    searched = []
+    decided = Prune._decided
+    monkeypatch.setattr(Prune, "_decided", lambda *a: searched.append(1) or decided(*a))
+    cut(chain("Softmax<axis = 1>"))
+    assert len(searched) == 1
+
+
 def test_a_plan_holds_what_was_proven_and_no_more(wrong, tmp_path) -> None:
     path = tmp_path / "plan.json"
     once, again = chain("Softmax<axis = 1>"), chain("Softmax<axis = 1>")

@@ -142,7 +142,7 @@ def test_what_costs_too_much_in_four_bits_is_stored_finer(prepared):
     exported, calibration, _ = prepared("digits_dscnn")
     model = Model.from_exported(exported)
     ctx = Context(calibration=calibration.take(64), max_drop=1e-4, metric="sqnr")
-    Quant(mode="weights", weights="int4", recover="none").run(model, ctx)
+    Quant(mode="weights", weights="int4").run(model, ctx)
     bits = {t.name: t for t in model.export().whole().graph.initializer if t.name.endswith("_q")}
     kinds = {onnx.TensorProto.DataType.Name(t.data_type) for t in bits.values()}
     assert {"INT8", "INT16"} & kinds

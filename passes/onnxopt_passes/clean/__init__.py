@@ -1,10 +1,11 @@
 """`clean`: the same function in fewer nodes and bytes, for any model.
 
 A round runs, in this order: Constant nodes become initializers; local rules (identities,
-transposes, reshapes, concats and slices); constant folding; Reshapes whose computed shape can be
-written down; Ifs and Loops that are decided; equal nodes, equal initializers; what is dead. Rounds
-are repeated until one changes nothing. Weights are flushed of subnormal values last, since that is
-to be done once; if it changes anything, rounds follow, for weights may be equal then.
+transposes, reshapes, concats, slices, choices between shapes); constant folding; Reshapes whose
+computed shape can be written down; Ifs and Loops that are decided; equal nodes, equal initializers;
+what is dead. Rounds are repeated until one changes nothing. Weights are flushed of subnormal values
+last, since that is to be done once; if it changes anything, rounds follow, for weights may be equal
+then.
 
 Parts take types, and which tensors are returned, as they were noted when the round began
 (`shapes.infer`, `links.restamp`).
@@ -21,7 +22,15 @@ from typing import TYPE_CHECKING, ClassVar
 from onnxopt import rewrite, shapes
 from onnxopt.base import Pass
 from onnxopt.errors import PassError
-from onnxopt_passes.clean import concat_slice, constants, identity, links, reshape, transpose
+from onnxopt_passes.clean import (
+    concat_slice,
+    constants,
+    identity,
+    links,
+    reshape,
+    shape_choice,
+    transpose,
+)
 from onnxopt_passes.clean.branches import decide
 from onnxopt_passes.clean.constants import flush, lift
 from onnxopt_passes.clean.dead import dead
@@ -39,6 +48,7 @@ RULES: tuple[rewrite.Rule, ...] = (
     *reshape.RULES,
     *concat_slice.RULES,
     *constants.RULES,
+    *shape_choice.RULES,
 )
 """The local rules, in the order in which they are tried."""
 

@@ -79,18 +79,30 @@ class Costs:
         """Return the cost of the whole model."""
         return sum(self._cost(work, widths) for work in self.works)
 
-    def saved(self, widths: Sequence[int], group: int, width: int) -> float:
-        """Return what it saves to bring one group to another width."""
-        other = list(widths)
-        other[group] = width
+    def saved(self, widths: Sequence[int], group: int, others: np.ndarray) -> np.ndarray:
+        """Return what it saves to bring one group to each of some other widths."""
         works = self._of.get(group, [])
-        return sum(self._cost(w, widths) - self._cost(w, other) for w in works)
+        now = sum(self._cost(work, widths) for work in works)
+        then = sum(
+            (self._costs(work, widths, group, others) for work in works), np.zeros(len(others))
+        )
+        return np.asarray(now - then)
 
     def _cost(self, work: Work, widths: Sequence[int]) -> float:
         cost = work.amount
         for axis in work.axes:
             cost *= 1 - sum(share * (self.sizes[g] - widths[g]) for g, share in axis.items())
         return cost
+
+    def _costs(
+        self, work: Work, widths: Sequence[int], group: int, others: np.ndarray
+    ) -> np.ndarray:
+        """Return the cost at other widths of one group."""
+        costs = np.full(len(others), work.amount)
+        for axis in work.axes:
+            left = 1 - sum(s * (self.sizes[g] - widths[g]) for g, s in axis.items() if g != group)
+            costs *= left - axis.get(group, 0.0) * (self.sizes[group] - others)
+        return costs
 
 
 def uniform(choices: Sequence[Choices], costs: Costs, budget: float) -> list[int]:
@@ -128,47 +140,70 @@ def least_error(
         A width a group; the least of all where the budget cannot be met.
     """
     widths = [c.widths[-1] for c in choices]
+    curves = [
+        _Curve(np.array(c.widths), c.errors[c.size - np.array(c.widths)] ** power) for c in choices
+    ]
     total = costs.total(widths)
-    curves = [{w: c.error(w) ** power for w in c.widths} for c in choices]
     while total > budget:
         best = _cheapest(curves, costs, widths)
         if best is None:
             return widths
-        group, width = best
-        total -= costs.saved(widths, group, width)
+        group, width, saved = best
+        total -= saved
         widths[group] = width
     return _trimmed(curves, costs, widths, budget)
 
 
+@dataclass(frozen=True)
+class _Curve:
+    """Widths of a group, ascending, and the error at each."""
+
+    widths: np.ndarray
+    errors: np.ndarray
+
+    def place(self, width: int) -> int:
+        return int(np.searchsorted(self.widths, width))
+
+
 def _cheapest(
-    curves: Sequence[Mapping[int, float]], costs: Costs, widths: Sequence[int]
-) -> tuple[int, int] | None:
-    """Return the step (group, width) that adds the least error for the cost it saves."""
+    curves: Sequence[_Curve], costs: Costs, widths: Sequence[int]
+) -> tuple[int, int, float] | None:
+    """Return the step (group, width, cost saved) that adds the least error for what it saves."""
     best, least = None, np.inf
     for group, curve in enumerate(curves):
-        now = widths[group]
-        for width, error in curve.items():
-            saved = costs.saved(widths, group, width) if width < now else 0.0
-            if saved > 0 and (error - curve[now]) / saved < least:
-                best, least = (group, width), (error - curve[now]) / saved
+        now = curve.place(widths[group])
+        lower = curve.widths[:now]
+        saved = costs.saved(widths, group, lower)
+        pays = np.flatnonzero(saved > 0)
+        if not len(pays):
+            continue
+        prices = (curve.errors[pays] - curve.errors[now]) / saved[pays]
+        first = int(np.argmin(prices))
+        if prices[first] < least:
+            step = pays[first]
+            best, least = (group, int(lower[step]), float(saved[step])), prices[first]
     return best
 
 
-def _trimmed(
-    curves: Sequence[Mapping[int, float]], costs: Costs, widths: list[int], budget: float
-) -> list[int]:
+def _trimmed(curves: Sequence[_Curve], costs: Costs, widths: list[int], budget: float) -> list[int]:
     """Widen groups again with what the last step saved beyond need, most error per cost first."""
     room = budget - costs.total(widths)
     while True:
         best, most = None, 0.0
         for group, curve in enumerate(curves):
-            now = widths[group]
-            for width, error in curve.items():
-                price = -costs.saved(widths, group, width) if width > now else np.inf
-                if 0 < price <= room and (curve[now] - error) / price > most:
-                    best, most = (group, width), (curve[now] - error) / price
+            now = curve.place(widths[group])
+            wider = curve.widths[now + 1 :]
+            prices = -costs.saved(widths, group, wider)
+            fits = np.flatnonzero((prices > 0) & (prices <= room))
+            if not len(fits):
+                continue
+            gains = (curve.errors[now] - curve.errors[now + 1 :][fits]) / prices[fits]
+            first = int(np.argmax(gains))
+            if gains[first] > most:
+                step = fits[first]
+                best, most = (group, int(wider[step]), float(prices[step])), gains[first]
         if best is None:
             return widths
-        group, width = best
-        room += costs.saved(widths, group, width)
+        group, width, price = best
+        room -= price
         widths[group] = width

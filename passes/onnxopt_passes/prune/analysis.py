@@ -16,7 +16,8 @@ from onnxopt.model import ir
 from onnxopt.model.layout import in_order, reads
 from onnxopt_passes.prune import axes, rules
 from onnxopt_passes.prune.groups import Group, Member, Role
-from onnxopt_passes.prune.origins import freeze_computed
+from onnxopt_passes.prune.lengths import refine
+from onnxopt_passes.prune.origins import freeze_computed, freeze_numbers
 from onnxopt_passes.prune.sheet import Sheet, Standback
 
 if TYPE_CHECKING:
@@ -59,13 +60,19 @@ class Analysis:
         return tuple(g for g in self.groups if g.frozen is None)
 
 
-def analyse(model: Model) -> Analysis:
-    """Find the groups of a model. The model is not changed, but shapes are inferred anew."""
+def analyse(model: Model, soft: bool = False) -> Analysis:
+    """Find the groups of a model. The model is not changed, but shapes are inferred anew.
+
+    Args:
+        model: The model.
+        soft: Whether groups over which a mean is taken may be cut; else they are frozen.
+    """
     match.stamp(model.graph)
     shapes.infer(model)
+    order = in_order(model.graph)
+    refine(order)
     sheet = Sheet(model.opset)
     unknown: dict[str, list[str]] = defaultdict(list)
-    order = in_order(model.graph)
     for node in order:
         _apply(sheet, node, unknown)
     for node in order:
@@ -73,7 +80,7 @@ def analyse(model: Model) -> Analysis:
             freeze_computed(sheet, node)
     for tensor in model.graph.outputs:
         sheet.block(tensor, "model output")
-    groups, variables = _groups(sheet, order)
+    groups, variables = _groups(sheet, order, soft)
     found = {op: tuple(names) for op, names in unknown.items()}
     return Analysis(model, sheet, groups, variables, found)
 
@@ -90,6 +97,7 @@ def _apply(sheet: Sheet, node: gs.Node, unknown: dict[str, list[str]]) -> None:
         _block(sheet, node, f"no rule for {label}")
     else:
         try:
+            freeze_numbers(sheet, node)
             rule(sheet, node)
         except (Standback, IndexError, ValueError) as e:
             _block(sheet, node, f"{e} ({label})")
@@ -100,7 +108,9 @@ def _block(sheet: Sheet, node: gs.Node, reason: str) -> None:
         sheet.block(tensor, reason)
 
 
-def _groups(sheet: Sheet, order: list[gs.Node]) -> tuple[tuple[Group, ...], dict[str, Var]]:
+def _groups(
+    sheet: Sheet, order: list[gs.Node], soft: bool
+) -> tuple[tuple[Group, ...], dict[str, Var]]:
     reader: dict[int, gs.Node] = {}
     for node in order:
         for tensor in node.inputs:
@@ -122,7 +132,9 @@ def _groups(sheet: Sheet, order: list[gs.Node]) -> tuple[tuple[Group, ...], dict
     for var, found_members in members.items():
         name = _name(found_members, variables)
         variables[name] = var
-        groups.append(Group(name, var.size or 0, tuple(found_members), var.head, var.frozen))
+        frozen = var.frozen or (None if soft else var.soft)
+        members_found = tuple(found_members)
+        groups.append(Group(name, var.size or 0, members_found, var.head, frozen, var.soft))
     return tuple(groups), variables
 
 

@@ -26,12 +26,20 @@ class Var:
         size: Its length; None where it is known only when the model runs.
         frozen: Why no index may go; None if they may.
         head: Whether it is the width within the heads of an attention.
+        soft: Why the result changes where an index goes, beyond what it had a part in: a mean is
+            taken over the axis. None if nothing of the kind is known.
     """
 
-    __slots__ = ("_bound", "_parent", "frozen", "head", "size")
+    __slots__ = ("_bound", "_parent", "frozen", "head", "size", "soft")
 
-    def __init__(self, size: int | None, frozen: str | None = None, head: bool = False) -> None:
-        self.size, self.frozen, self.head = size, frozen, head
+    def __init__(
+        self,
+        size: int | None,
+        frozen: str | None = None,
+        head: bool = False,
+        soft: str | None = None,
+    ) -> None:
+        self.size, self.frozen, self.head, self.soft = size, frozen, head, soft
         self._parent: Var | None = None
         self._bound: Axis | None = None
 
@@ -49,6 +57,7 @@ class Var:
         other._parent = self
         self.frozen = self.frozen or other.frozen
         self.head = self.head or other.head
+        self.soft = self.soft or other.soft
 
     def bind(self, axis: Axis) -> None:
         """Make an unbound root stand for a finer expression of the same size."""
@@ -57,6 +66,8 @@ class Var:
             freeze(axis, self.frozen)
         if self.head:
             mark_head(axis)
+        if self.soft is not None:
+            soften(axis, self.soft)
 
     @property
     def bound(self) -> Axis | None:
@@ -87,13 +98,15 @@ NOTHING = Sum(())
 """The axis of length 0."""
 
 
-def new(size: int | None, frozen: str | None = None, head: bool = False) -> Axis:
+def new(
+    size: int | None, frozen: str | None = None, head: bool = False, soft: str | None = None
+) -> Axis:
     """Return an axis of its own."""
     if size is None:
         return Var(None, frozen or "its length is known only when the model runs")
     if size < 2:
         return ONE if size == 1 else NOTHING
-    return Var(size, frozen, head)
+    return Var(size, frozen, head, soft)
 
 
 def size(axis: Axis) -> int | None:
@@ -106,6 +119,25 @@ def size(axis: Axis) -> int | None:
     if len(known) < len(found):
         return None
     return math.prod(known) if isinstance(axis, Prod) else sum(known)
+
+
+def inner(axis: Axis) -> Axis:
+    """Return the product of the factors behind the last one of unknown length; `ONE` if none is.
+
+    Of an axis of known length it is the axis itself. Batch x heads, the batch being open, has the
+    heads as its inner axis.
+    """
+    return _parted(axis)[1]
+
+
+def _parted(axis: Axis) -> tuple[list[Axis], Axis]:
+    """Return the factors up to the last one of unknown length, and the product of the others."""
+    axis = resolve(axis)
+    if size(axis) is not None:
+        return [], axis
+    factors: list[Axis] = list(axis.factors) if isinstance(axis, Prod) else [axis]
+    last = max(i for i, factor in enumerate(factors) if size(factor) is None)
+    return factors[: last + 1], resolve(Prod(tuple(factors[last + 1 :])))
 
 
 def resolve(axis: Axis) -> Axis:
@@ -154,6 +186,13 @@ def freeze(axis: Axis, reason: str) -> None:
             var.frozen = reason
 
 
+def soften(axis: Axis, reason: str) -> None:
+    """Say that a mean is taken over an axis; the first reason stands."""
+    for var in leaves(axis):
+        if var.soft is None:
+            var.soft = reason
+
+
 def mark_head(axis: Axis) -> None:
     """Say that an axis is the width within the heads of an attention."""
     for var in leaves(axis):
@@ -171,7 +210,9 @@ def unify(a: Axis, b: Axis, why: str) -> None:
     a, b = resolve(a), resolve(b)
     if a is b or a == b:
         return
-    if size(a) is None or size(a) != size(b):
+    if size(a) is None and size(b) is None:
+        _meet_open(a, b, why)
+    elif size(a) is None or size(a) != size(b):
         _freeze_both(a, b, why)
     elif isinstance(a, Var):
         _bind(a, b, why)
@@ -185,6 +226,23 @@ def unify(a: Axis, b: Axis, why: str) -> None:
         _distribute(a, b, why)
     elif isinstance(a, Prod) and isinstance(b, Sum):
         _distribute(b, a, why)
+
+
+def _meet_open(a: Axis, b: Axis, why: str) -> None:
+    """Unify two axes of unknown length: their known inner parts, if these are of one length."""
+    (leads, ours), (others, theirs) = _parted(a), _parted(b)
+    sizes = [[size(factor) for factor in part] for part in (leads, others)]
+    if size(ours) != size(theirs):
+        _freeze_both(a, b, why)
+        return
+    unify(ours, theirs, why)
+    if sizes[0] == sizes[1] and sizes[0].count(None) == 1:
+        for one, other in zip(leads, others, strict=True):
+            if size(one) is not None:
+                unify(one, other, why)
+    else:
+        for factor in (*leads, *others):
+            freeze(factor, why)
 
 
 def _freeze_both(a: Axis, b: Axis, why: str) -> None:
@@ -272,6 +330,8 @@ def tail(axis: Axis, length: int) -> tuple[Axis, Axis] | None:
     """
     axis = resolve(axis)
     whole = size(axis)
+    if whole is None and isinstance(axis, Prod) and length > 0:
+        return _tail_of_product(axis, length)
     if whole is None or length < 1 or whole % length:
         return None
     if length == whole:
@@ -286,15 +346,17 @@ def tail(axis: Axis, length: int) -> tuple[Axis, Axis] | None:
 
 
 def _like(var: Var, length: int) -> Axis:
-    return new(length, var.frozen, var.head)
+    return new(length, var.frozen, var.head, var.soft)
 
 
 def _tail_of_product(axis: Prod, length: int) -> tuple[Axis, Axis] | None:
     heads, rest, left = list(axis.factors), [], length
     while left > 1:
-        factor = heads.pop()
-        whole = size(factor) or 1
-        if left % whole == 0:
+        factor = heads.pop() if heads else ONE
+        whole = size(factor)
+        if whole is None or factor == ONE:
+            return None
+        if whole and left % whole == 0:
             rest.append(factor)
             left //= whole
             continue

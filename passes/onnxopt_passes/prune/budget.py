@@ -42,6 +42,9 @@ CURVES = 512
 QUICK = 160
 """Samples of the fits that rank proposals."""
 
+ROUGH = 100
+"""Samples that judge what comes before any fit, about: one cut a group is judged."""
+
 FAR = 2.0
 """A proposal is not worth a fit if its divergence before the fit is that many times the least."""
 
@@ -132,7 +135,7 @@ class Budget:
         return self.made(widths, thinned(self.samples, QUICK)).judgement
 
     def _divergence(self, widths: Sequence[int]) -> float:
-        return self.judge.of(self.shop.absorbed(self.place.keeps(widths))).divergence
+        return self.judge.of(self.shop.absorbed(self.place.keeps(widths)), ROUGH).divergence
 
     def _within(self) -> list[int]:
         """Return the best widths whose measured cost keeps within the budget."""

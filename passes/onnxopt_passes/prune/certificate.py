@@ -3,7 +3,7 @@
 Zeroing needs none of the algebra that cutting does: if a removed index had a part in anything that
 stays, or a slice was taken in the wrong place, the two would differ. They are compared on several
 inputs, up to rounding, before any weight is fitted anew. Where they differ, the guilty group is
-found by halving and frozen.
+found by halving and frozen. Of soft groups the original takes its means over what stays (`soft`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ import numpy as np
 
 from onnxopt import match
 from onnxopt.model import ir
-from onnxopt_passes.prune import axes
+from onnxopt_passes.prune import axes, branch
+from onnxopt_passes.prune.soft import restate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,9 +30,15 @@ def cut(analysis: Analysis, keep: Keep) -> None:
 
     Args:
         analysis: What is known about the axes.
-        keep: What stays of each group; groups that are missing stay whole.
+        keep: What stays of each group; groups that are missing stay whole. Where nothing stays,
+            the branch that the group is inside of goes.
+
+    Raises:
+        PassError: Nothing is to stay of a group that is in no branch, or of both terms of a sum.
     """
-    chosen = {analysis.variables[name].root(): stays for name, stays in keep.items()}
+    ends = [branch.end_of(g) for g in analysis.groups if g.name in keep and not keep[g.name].any()]
+    left = {name: stays for name, stays in keep.items() if stays.any()}
+    chosen = {analysis.variables[name].root(): stays for name, stays in left.items()}
     numbers = [
         (number, value)
         for number in analysis.sheet.numbers.values()
@@ -46,6 +53,8 @@ def cut(analysis: Analysis, keep: Keep) -> None:
     for item, values in indices:
         if values is not None:
             _replace(item.node, 1, values)
+    for layer in {id(layer.node): layer for layer in ends}.values():
+        branch.drop(layer)
 
 
 def _slice(
@@ -111,7 +120,8 @@ def _replace(node: gs.Node, slot: int, values: np.ndarray) -> None:
 def mask(analysis: Analysis, keep: Keep) -> None:
     """Set to zero, in the analysed graph, what `cut` would remove from its weights.
 
-    Divisors stay as they are; in integer weights, zero is what dequantizes to zero.
+    Means over what is cut take what stays alone (`soft`). Divisors stay as they are; in integer
+    weights, zero is what dequantizes to zero.
     """
     for group in analysis.groups:
         if group.name not in keep:
@@ -120,6 +130,8 @@ def mask(analysis: Analysis, keep: Keep) -> None:
         for member in group.members:
             if member.role.value != "divisor":
                 _zero(member, member.columns[gone].reshape(-1))
+    chosen = {analysis.variables[n].root(): stays for n, stays in keep.items() if stays.any()}
+    restate(analysis.model.graph, analysis.sheet, chosen)
 
 
 def _zero(member: Member, columns: np.ndarray) -> None:

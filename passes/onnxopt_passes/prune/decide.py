@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from onnxopt.errors import SamplesError
 from onnxopt.runtime import Settings
 from onnxopt.statistics import linear
-from onnxopt_passes.prune import search, widths
+from onnxopt_passes.prune import branch, search, widths
 from onnxopt_passes.prune.budget import CURVES, Budget, Kind, Result, thinned
 from onnxopt_passes.prune.collect import HELD, collect
 from onnxopt_passes.prune.consumers import ranking
@@ -45,7 +45,7 @@ class Wish:
         kind: What the budget limits.
         value: The ratio, the share of the source's cost, or the drop.
         align: Offer only widths that pay on this machine; else every width.
-        least: The smallest width of a group.
+        least: The smallest width of a group; above 1 no branch goes whole.
     """
 
     kind: Kind
@@ -124,10 +124,21 @@ class _Offer:
     def __init__(self, layers: Sequence[Linear], wish: Wish, threads: int) -> None:
         self._families = {layer.weight.name: _family(layer) for layer in layers}
         self._wish, self._threads = wish, threads
+        self._branches: dict[int, str] = {}
 
     def widths(self, group: Group) -> tuple[int, ...]:
         """Return them, ascending."""
-        return widths.allowed(group.size, self._step(group), self._wish.least)
+        wish = self._wish
+        droppable = wish.kind != "ratio" and wish.least == 1 and self._in_branch(group)
+        return widths.allowed(group.size, self._step(group), wish.least, droppable)
+
+    def _in_branch(self, group: Group) -> bool:
+        """Whether a branch goes with a group: of two that meet in one sum, only the first."""
+        layer = branch.end(group)
+        found = None if layer is None else branch.joined(layer)
+        if layer is None or found is None:
+            return False
+        return self._branches.setdefault(id(found[0]), layer.name) == layer.name
 
     def _step(self, group: Group) -> int:
         if not self._wish.align:

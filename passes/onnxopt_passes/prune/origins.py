@@ -30,6 +30,17 @@ SHAPED = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
 """Ops whose rules follow each element of a shape, and the input that it is."""
 
 
+NUMBERS = {
+    **dict.fromkeys(("Expand", "Reshape", "Split", "Squeeze", "Tile", "Unsqueeze"), (1,)),
+    **dict.fromkeys(("ConstantOfShape", "Range"), (0, 1, 2)),
+    "Pad": (1, 3),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Upsample": (1,),
+}
+"""Inputs that are lists of numbers: their elements are counted, not contracted."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A number in a constant: element `place` of input `slot` of `node`."""
@@ -126,6 +137,14 @@ def follow(sheet: Sheet, origin: Origin, axis: Axis, node: gs.Node) -> None:
         sheet.unify(sheet.axes(origin.tensor)[origin.axis], axis, node)
     else:
         sheet.freeze(axis, node, "its length is computed")
+
+
+def freeze_numbers(sheet: Sheet, node: gs.Node) -> None:
+    """Freeze the axis along which the numbers lie that a node takes: a shape, bounds, sizes."""
+    for slot in NUMBERS.get(node.op, ()):
+        if match.given(node, slot):
+            for axis in sheet.known(node.inputs[slot]) or ():
+                sheet.freeze(axis, node, "lists numbers")
 
 
 def freeze_computed(sheet: Sheet, shape: gs.Node) -> None:

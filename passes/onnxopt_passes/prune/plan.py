@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxopt.errors import OutputError, PassError
+from onnxopt_passes.prune import branch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,9 +59,11 @@ def read(path: Path, groups: Sequence[Group]) -> dict[str, np.ndarray]:
             raise PassError(f"{path}: the model has no group {name!r}")
         if group.frozen is not None:
             raise PassError(f"{path}: {name!r} cannot be cut: {group.frozen}")
-        if not indices or len(set(indices)) < len(indices):
-            raise PassError(f"{path}: {name!r} keeps no index, or one twice")
-        if min(indices) < 0 or max(indices) >= group.size:
+        if len(set(indices)) < len(indices):
+            raise PassError(f"{path}: {name!r} keeps an index twice")
+        if not indices and branch.end(group) is None:
+            raise PassError(f"{path}: {name!r} keeps no index, and is in no branch that could go")
+        if indices and (min(indices) < 0 or max(indices) >= group.size):
             raise PassError(f"{path}: {name!r} has {group.size} indices, the plan keeps others")
         found[name] = np.array(sorted(indices), np.int64)
     return found

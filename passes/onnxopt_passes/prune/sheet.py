@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from onnxopt import match, shapes
 from onnxopt.model import ir
 from onnxopt_passes.prune import axes
+from onnxopt_passes.prune.soft import Statistic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from onnxopt_passes.prune.axes import Axis
     from onnxopt_passes.prune.groups import Role
+
+
+FOUND_OTHERWISE = "its length is found only by shape inference"
 
 
 class Standback(Exception):
@@ -64,6 +68,7 @@ class Sheet:
         numbers: What has to be written anew, by node and place.
         indices: Indices that have to be written anew.
         roles: What axes of constants are to the indices that run along them.
+        statistics: Nodes that take means over axes.
     """
 
     def __init__(self, opset: int) -> None:
@@ -71,6 +76,7 @@ class Sheet:
         self.numbers: dict[tuple[int, str | int, int | None], Number] = {}
         self.indices: list[Indices] = []
         self.roles: dict[tuple[int, int], Role] = {}
+        self.statistics: list[Statistic] = []
         self._axes: dict[int, tuple[Axis, ...]] = {}
         self._tensors: dict[int, gs.Tensor] = {}
 
@@ -117,7 +123,8 @@ class Sheet:
                 continue
             if length is not None:
                 raise Standback(f"axis {i} of {tensor.name!r} is {dim} long, not {length}")
-            whole[i] = axes.new(dim, "its length is found only by shape inference")
+            axes.freeze(whole[i], FOUND_OTHERWISE)
+            whole[i] = axes.new(dim, FOUND_OTHERWISE)
         self._put(tensor, whole)
 
     def _put(self, tensor: gs.Tensor, found: Sequence[Axis]) -> tuple[Axis, ...]:
@@ -166,6 +173,16 @@ class Sheet:
     def freeze(self, axis: Axis, node: gs.Node, reason: str) -> None:
         """Freeze an axis for a reason that lies in a node."""
         axes.freeze(axis, f"{reason} ({node.op} {ir.label(node)!r})")
+
+    def soften(self, found: Sequence[Axis], over: Sequence[int], node: gs.Node) -> None:
+        """Say that a node takes a mean over axes of its first input.
+
+        They are frozen, unless what changes there is made up for.
+        """
+        reason = f"mean or variance over the axis ({node.op} {ir.label(node)!r})"
+        for i in over:
+            axes.soften(found[i], reason)
+        self.statistics.append(Statistic(node, tuple(over)))
 
     def unify(self, a: Axis, b: Axis, node: gs.Node) -> None:
         """Say that two axes have the same indices, because of a node."""

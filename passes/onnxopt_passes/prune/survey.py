@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import numpy as np
 
-from onnxopt.model import ir
+from onnxopt import cost
+from onnxopt.errors import SamplesError
+from onnxopt.samples import synthetic
 from onnxopt_passes.prune.analysis import analyse
+from onnxopt_passes.prune.cut import cut
 
 if TYPE_CHECKING:
     from onnxopt.model import Model
@@ -18,12 +21,13 @@ if TYPE_CHECKING:
 def survey(model: Model) -> dict[str, Any]:
     """Return the groups of a model as JSON has them.
 
-    `reach_params` is the share of all weights that lie in a slice of a group that can be cut;
-    `units` is how many sets of groups there are that share no weight.
+    `reach_params` and `reach_macs` are the shares of the parameters and of the multiply-accumulates
+    that go if one index is left of each group that can be cut, the latter None where the shapes it
+    takes are not known; `units` is how many sets of groups there are that share no weight.
     """
     analysis = analyse(model)
     return {
-        "reach_params": _reach(analysis),
+        **_reach(analysis),
         "units": nx.number_connected_components(network(analysis)),
         "unknown": {op: list(names) for op, names in analysis.unknown.items()},
         "groups": [
@@ -36,6 +40,7 @@ def survey(model: Model) -> dict[str, Any]:
                     for m in g.members
                 ],
                 "frozen": g.frozen,
+                "soft": g.soft is not None and g.frozen == g.soft,
             }
             for g in analysis.told
         ],
@@ -53,14 +58,26 @@ def network(analysis: Analysis) -> nx.Graph:
     return graph
 
 
-def _reach(analysis: Analysis) -> float:
-    constants = {
-        id(t): t
-        for node in analysis.model.graph.nodes
-        for t in node.inputs
-        if isinstance(t, ir.Constant)
+def _reach(analysis: Analysis) -> dict[str, float | None]:
+    """Return the shares of parameters and of MACs that go if one index is left of each group."""
+    source = analysis.model
+    least = source.clone()
+    found = analyse(least)
+    cut(found, {g.name: np.arange(g.size) == 0 for g in found.free})
+    feed = _feed(source)
+    before, after = (cost.measure(m.export(), feed) for m in (source, least))
+    macs = None
+    if before.macs and after.macs is not None:
+        macs = 1 - after.macs / before.macs
+    return {
+        "reach_params": 1 - after.params / before.params if before.params else 0.0,
+        "reach_macs": macs,
     }
-    total = sum(int(np.prod(t.shape)) for t in constants.values())
-    free = {id(m.constant): m.constant for g in analysis.free for m in g.members}
-    held = sum(int(np.prod(t.shape)) for t in free.values())
-    return held / total if total else 0.0
+
+
+def _feed(model: Model) -> dict[str, Any] | None:
+    """Return an input to count on; None where none can be drawn."""
+    try:
+        return next(synthetic(model.export().inputs, n=1).feeds())
+    except SamplesError:
+        return None

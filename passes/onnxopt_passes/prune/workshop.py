@@ -7,19 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxopt.model import ir
 from onnxopt.statistics import linear
 from onnxopt.statistics.dependence import Dependence
+from onnxopt_passes.prune import branch
 from onnxopt_passes.prune.compensate import compensate, twins
 from onnxopt_passes.prune.consumers import absorb_cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    import onnx_graphsurgeon as gs
+
     from onnxopt.model import Model
     from onnxopt.statistics.layer import Linear
     from onnxopt_passes.prune.collect import Read
     from onnxopt_passes.prune.groups import Group
     from onnxopt_passes.prune.least_squares import Fit
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What became of a layer by the loss of some inputs."""
+
+    gone: np.ndarray
+    matrix: np.ndarray
+    offsets: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,7 @@ class Workshop:
     seed: int = 0
     threads: int = 1
     _layers: dict[str, Linear] = field(default_factory=dict)
+    _made: dict[str, _Made] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._layers.update((x.name, x) for x in linear.find_all(self.source.graph))
@@ -72,8 +86,27 @@ class Workshop:
             gone = dropped.get((layer.weight.name, layer.input_axis))
             read = self.reads.get(layer.name)
             if gone is not None and gone.any() and read is not None:
-                absorb_cut(replace(read, layer=layer), gone)
+                self._absorb(replace(read, layer=layer), gone)
         return self.cut(full, keeps)
+
+    def _absorb(self, read: Read, gone: np.ndarray) -> None:
+        """Absorb a cut; the last one of each layer is remembered, many cuts differ in others."""
+        layer = read.layer
+        known = self._made.get(layer.name)
+        if known is not None and np.array_equal(known.gone, gone):
+            layer.write(known.matrix, known.offsets if layer.biased else None)
+            return
+        absorb_cut(read, gone)
+        self._made[layer.name] = _Made(gone, layer.matrix().astype(np.float32), layer.offsets())
+
+    def _left(self, student: Model, keeps: Mapping[str, np.ndarray]) -> list[gs.Node]:
+        """Return the sums in a cut model that lost a whole branch, and what reads them."""
+        gone = [g for g in self.groups if g.name in keeps and not len(keeps[g.name])]
+        sums = [branch.joined(layer) for g in gone if (layer := branch.end(g)) is not None]
+        names = {
+            ir.label(n) for s in sums if s is not None for n in (s[0], *s[0].outputs[0].outputs)
+        }
+        return [node for node in student.graph.nodes if ir.label(node) in names]
 
     def fit(
         self,
@@ -98,6 +131,7 @@ class Workshop:
                 kept[name] = np.flatnonzero(~gone)
         ours = linear.find_all(student.graph)
         starts = [x.node for x in ours if (x.weight.name, x.input_axis) in dropped]
+        starts += self._left(student, keeps)
         dependence = Dependence(starts)
         cut = {id(node) for node in starts}
         changed = [

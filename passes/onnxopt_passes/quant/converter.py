@@ -113,6 +113,16 @@ class Converter:
             fit = static_fit.read(self.model, self._chosen(), self.recipe, self.fit, self.ctx)
             self.recipe = self._with(fit.won(plan.recovered))
 
+    def able(self) -> list[Unit]:
+        """Take ranges, and return the units that onnxruntime runs in integers.
+
+        Raises:
+            CannotRun: onnxruntime cannot run the model on the samples.
+        """
+        self._calibrate(compare=False)
+        self._audit()
+        return self._chosen()
+
     def build(
         self, chosen: Collection[str], recipe: Recipe | None = None, named: bool = False
     ) -> Exported:

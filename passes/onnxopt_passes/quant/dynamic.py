@@ -36,6 +36,9 @@ LEAST = 1024
 NOTHING = Won()
 """Weights rounded to nearest."""
 
+PARTS = ("product", "cast", "scales", "rescale", "bias")
+"""What the nodes of a product are called behind its label."""
+
 
 @dataclass(frozen=True)
 class Product:

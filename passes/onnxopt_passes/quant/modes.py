@@ -77,7 +77,7 @@ def _integers(
             ctx.notes.append(f"not {step}: {reason}")
             continue
         try:
-            search = _Search(work, q, ctx, step, profile, products=mode != "hybrid")
+            search = Search(work, q, ctx, step, profile, products=mode != "hybrid")
             decided = search.plan()
         except CannotRun as e:
             ctx.notes.append(f"not {step}: onnxruntime cannot run it: {e}")
@@ -91,7 +91,7 @@ def _integers(
     return edits, floats
 
 
-class _Search:
+class Search:
     """One mode on one model: its plan, remembered, and the model that a plan makes."""
 
     def __init__(

@@ -6,7 +6,7 @@
 4  while the metric still falls too far, the weights that cost most a byte saved are stored finer:
    in 8 bits a channel, then in 16, then in float
 
-Without real samples only the first is done.
+Without real samples, and with `recover=none`, only the first is done.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def fit(model: Model, found: Forms, options: Quant, ctx: Context) -> list[Fitted
         ctx: Its calibration samples are fitted to, and tried on.
     """
     plain = [Fitted(form, form.code()) for form in found.chosen]
-    if not plain or ctx.calibration is None or ctx.calibration.synthetic:
+    if not plain or options.recover == "none":
+        return plain
+    if ctx.calibration is None or ctx.calibration.synthetic:
         return plain
     try:
         return _Fit(model, plain, found.counts, options, ctx).run()
@@ -109,8 +111,7 @@ class _Fit:
         }
 
     def run(self) -> list[Fitted]:
-        if self.options.recover == "auto":
-            self._recover()
+        self._recover()
         self._hold()
         return list(self.now.values())
 

@@ -102,7 +102,7 @@ def expand(sheet: Sheet, node: gs.Node) -> None:
         if axis == ONE and dim != 1:
             reason = None if fills else "copies of one another"
             axis = axes.new(dim if isinstance(dim, int) else None, reason)
-        if axis != ONE and axes.size(axis) is not None:
+        if axes.inner(axis) != ONE:
             follow(sheet, origin, axis, node)
         made.append(axis)
     sheet.put(node.outputs[0], made)
@@ -132,7 +132,7 @@ def constant_of_shape(sheet: Sheet, node: gs.Node) -> None:
     made = []
     for origin, dim in zip(target, known, strict=True):
         axis = axes.new(dim if isinstance(dim, int) else None)
-        if axis != ONE and axes.size(axis) is not None:
+        if axes.inner(axis) != ONE:
             follow(sheet, origin, axis, node)
         made.append(axis)
     sheet.put(node.outputs[0], made)

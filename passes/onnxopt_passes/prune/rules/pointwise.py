@@ -62,13 +62,14 @@ def broadcast(sheet: Sheet, node: gs.Node, inputs: Sequence[list[Axis]]) -> list
 
 
 def _meet(sheet: Sheet, node: gs.Node, column: list[Axis]) -> Axis:
-    known = [a for a in column if axes.size(a) is not None]
-    if len(known) < len(column):
-        for axis in known:
+    """Return the axis of a result; those that meet there are longer than 1, as far as is known."""
+    long = [a for a in column if axes.inner(a) != ONE]
+    if len(long) < len(column) or len({axes.size(a) is None for a in long}) > 1:
+        for axis in long:
             sheet.freeze(axis, node, "meets an axis whose length is not known")
-    for axis in known[1:]:
-        sheet.unify(known[0], axis, node)
-    return next(iter([*known, *column]), ONE)
+    for axis in long[1:]:
+        sheet.unify(long[0], axis, node)
+    return next(iter([*long, *column]), ONE)
 
 
 def elementwise(sheet: Sheet, node: gs.Node) -> None:

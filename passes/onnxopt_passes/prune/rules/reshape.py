@@ -2,7 +2,8 @@
 
 Lengths on both sides are matched in blocks of one product, from the last axis on; what is left is
 matched from the first axis on, up to the first length that is not known. Within a block, the axes
-of the result are the factors of the product.
+of the result are the factors of the product. One length that is not known may lead a block: batch x
+heads, where the batch is open.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _emit(
     sheet: Sheet, node: gs.Node, origin: Origin, axis: Axis, found: Sequence[Axis], index: int
 ) -> None:
     """Make an element of the target follow its axis."""
-    if axis == ONE or axes.size(axis) is None:
+    if axes.inner(axis) == ONE:
         return
     if isinstance(origin, Place) and origin.value <= 0:
         if origin.value == 0 and index < len(found):
@@ -81,15 +82,8 @@ def flatten(sheet: Sheet, node: gs.Node) -> None:
 
 
 def product(parts: Sequence[Axis]) -> Axis:
-    """Return axes multiplied together; frozen where a length is not known."""
-    whole = [p for p in parts if p != ONE]
-    if any(axes.size(p) is None for p in whole):
-        if len(whole) == 1:
-            return whole[0]
-        for part in whole:
-            axes.freeze(part, "joined with an axis whose length is not known")
-        return axes.new(None)
-    return Prod(tuple(whole))
+    """Return axes multiplied together."""
+    return axes.resolve(Prod(tuple(p for p in parts if p != ONE)))
 
 
 def regroup(
@@ -134,11 +128,17 @@ def _from_last(
     lengths: Sequence[Dim],
     made: list[Axis | None],
 ) -> tuple[int, int]:
-    """Match blocks of known length from the last axis on; return how many axes are left."""
+    """Match blocks of one length from the last axis on; return how many axes are left."""
     i, j = len(before), len(lengths)
-    while (block := _block(before[:i], lengths[:j])) is not None:
-        end, stop = block
-        _factor(sheet, node, found[end:i], lengths[stop:j], made, stop)
+    while i and j:
+        block = _block(before[:i], lengths[:j])
+        if block is None and not _same(before[i - 1], lengths[j - 1], i - 1):
+            break
+        end, stop = block or (i - 1, j - 1)
+        if block is None:
+            made[stop] = found[end]
+        else:
+            _factor(sheet, node, found[end:i], lengths[stop:j], made, stop)
         i, j = end, stop
     return i, j
 
@@ -171,10 +171,13 @@ def _factor(
     made: list[Axis | None],
     offset: int,
 ) -> None:
-    """Write a block's product as factors of the wanted lengths."""
+    """Write a block's product as factors of the wanted lengths; the first may be open."""
     rest: Axis = Prod(tuple(found))
     for k in reversed(range(len(lengths))):
         length = lengths[k]
+        if k == 0 and not isinstance(length, int):
+            made[offset] = axes.resolve(rest)
+            return
         parts = tail(rest, length) if isinstance(length, int) else None
         if parts is None:
             _freeze(sheet, node, found, lengths, made, offset)
@@ -209,6 +212,9 @@ def _middle(
 ) -> None:
     """Match what is left, where lengths are missing: only a leading factor can be told."""
     if not found and not lengths:
+        return
+    if [isinstance(n, int) for n in lengths] == [False] + [True] * (len(lengths) - 1):
+        _factor(sheet, node, found, lengths, made, offset)
         return
     lead, length = (axes.size(found[0]) if found else None), (lengths[0] if lengths else None)
     whole = isinstance(length, int) and lead is not None and min(length, lead) > 1
