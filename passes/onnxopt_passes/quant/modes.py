@@ -52,10 +52,14 @@ def quantize(model: Model, q: Quant, ctx: Context) -> int:
             mode, why = decide.mode(model, ctx)
     except CannotRun as e:
         mode, why = "weights", f"onnxruntime cannot run the model: {e}"
-    ctx.notes.append(f"mode {mode}: {why}; cpu {profile}")
+    first = len(ctx.notes)
     edits, floats = 0, dict[str, str]()
     if mode in DATA:
         edits, floats = _integers(model, q, ctx, mode, profile)
+        if not edits:
+            why = f"{mode} was tried ({why}), and nothing pays in integers"
+            mode = "weights"
+    ctx.notes.insert(first, f"mode {mode}: {why}; cpu {profile}")
     edits += weight_only.quantize_weights(model, q, ctx)
     ledger.complete(model, ctx, floats)
     return edits
