@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from onnxopt import rewrite, shapes
+from onnxopt import resolve, rewrite
 from onnxopt.base import Pass
 from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import (
@@ -41,6 +41,7 @@ from onnxopt_passes.fuse import (
     soft,
     softmax_axis,
     split_conv,
+    transpose_batch,
     transpose_gemm,
     tune,
     unroll,
@@ -59,6 +60,7 @@ RULES: tuple[Rule, ...] = (
     *slices_split.RULES,
     *einsum_matmul.RULES,
     *expand_broadcast.RULES,
+    *transpose_batch.RULES,
     *attention.RULES,
     *transpose_gemm.RULES,
     *group_norm.RULES,
@@ -137,7 +139,7 @@ def _settle(model: Model, ctx: Context) -> int:
     """Apply the portable rules until none fires; types are inferred anew for what they made."""
     total = 0
     while True:
-        shapes.infer(model)
+        resolve.infer(model)
         made = rewrite.apply(model, RULES, ctx)
         total += made
         if not made:

@@ -5,7 +5,9 @@ Softmax(s * Q Kt + M) V        ->  Attention(Q, K, V, M, scale = s)
 Q, K and V are [batch, heads, length, size]; Kt is a Transpose of K. s may be on the scores, on Q,
 on Kt, or in parts on several of them. M is added, or `Where(c, scores, number)`, which is the same
 as adding Where(c, 0, number) if the number is below all scores. K and V may have fewer heads than
-Q: one, or ones that Unsqueeze, Expand and Reshape repeat, which Attention does by itself.
+Q: one, or ones that Unsqueeze, Expand and Reshape repeat, which Attention does by itself. Between
+Softmax and the product, `Where(IsNaN(p), 0, p)` may stand: rows that are hidden as a whole are 0 in
+onnxruntime's Attention too.
 
 Attention of heads that are split and joined around it
   Reshape [batch, length, heads, size] -> Transpose -> Attention -> Transpose -> Reshape
@@ -56,9 +58,8 @@ class Scores:
 
 def fuse_attention(graph: gs.Graph, softmax: gs.Node) -> bool:
     """Write scaled dot products as one Attention."""
-    probabilities = softmax.outputs[0]
-    context = match.sole_reader(graph, probabilities, "MatMul")
-    if graph.opset < ATTENTION or context is None or context.inputs[0] is not probabilities:
+    context = _context(graph, softmax.outputs[0])
+    if graph.opset < ATTENTION or context is None:
         return False
     if match.attribute(softmax, "axis", -1) not in (-1, 3):
         return False
@@ -81,11 +82,27 @@ def fuse_attention(graph: gs.Graph, softmax: gs.Node) -> bool:
         return match.miss("its mask does not fit [batch, heads, queries, keys]")
 
     name = context.outputs[0].name
-    inputs = [scores.q, _keys(graph, scores, name), _unrepeated(graph, v)]
+    inputs = [scores.q, *_keys_values(graph, scores, v, name)]
     if mask is not None:
         inputs.append(attention_mask.write(graph, mask, (scores.q, v), name, short))
     new = ir.Node("Attention", context.name, {"scale": scores.scale}, inputs)
     return scalars.finish(graph, context, new)
+
+
+def _context(graph: gs.Graph, probabilities: gs.Tensor) -> gs.Node | None:
+    """Return the product of probabilities with V, also where NaN among them become 0 first."""
+    readers = {n.op: n for n in probabilities.outputs if match.here(graph, n)}
+    if len(probabilities.outputs) == 2 and set(readers) == {"IsNaN", "Where"}:
+        where = match.sole_reader(graph, readers["IsNaN"].outputs[0], "Where")
+        if match.fetched(probabilities) or where is None or where is not readers["Where"]:
+            return None
+        if where.inputs[2] is not probabilities or match.scalar(where.inputs[1]) != 0:
+            return None
+        if len(shapes.dims(where.inputs[1]) or ()) > 4:
+            return None
+        probabilities = where.outputs[0]
+    context = match.sole_reader(graph, probabilities, "MatMul")
+    return context if context is not None and context.inputs[0] is probabilities else None
 
 
 def _masked(graph: gs.Graph, tensor: gs.Tensor) -> tuple[Scores, attention_mask.Mask | None] | None:
@@ -156,15 +173,18 @@ def _fits(
     return all(isinstance(h, int) for h in heads) and heads[1] == heads[2] in (1, heads[0])
 
 
-def _keys(graph: gs.Graph, scores: Scores, name: str) -> gs.Tensor:
-    """Return K, as a new Transpose where it is none yet."""
+def _keys_values(
+    graph: gs.Graph, scores: Scores, v: gs.Tensor, name: str
+) -> tuple[gs.Tensor, gs.Tensor]:
+    """Return K and V, before their heads were repeated; K as a new Transpose if it is none yet."""
     if scores.perm is None:
-        return _unrepeated(graph, scores.k)
+        few = _unrepeated(graph, scores.k), _unrepeated(graph, v)
+        return few if few[0] is not scores.k and few[1] is not v else (scores.k, v)
     keys = ir.Variable(f"{name}.keys")
     dims = _permuted(shapes.dims(scores.k), scores.perm)
     keys.inferred = (shapes.dtype(scores.k), dims)  # type: ignore[attr-defined]
     match.insert(graph, ir.Node("Transpose", keys.name, {"perm": scores.perm}, [scores.k], [keys]))
-    return keys
+    return keys, v
 
 
 def _unrepeated(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:
