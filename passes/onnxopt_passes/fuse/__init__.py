@@ -30,12 +30,14 @@ from onnxopt_passes.fuse import (
     layer_norm,
     linear_chain,
     matmul_affine,
+    norm_order,
     opset,
     powers,
     residual_gate,
     residual_sum,
     rms_norm,
     rotary,
+    shared,
     shift_conv,
     silu_gelu,
     slices_split,
@@ -65,6 +67,7 @@ RULES: tuple[Rule, ...] = (
     *rotary.RULES,
     *attention.RULES,
     *transpose_gemm.RULES,
+    *norm_order.RULES,
     *group_norm.RULES,
     *instance_norm.RULES,
     *layer_norm.RULES,
@@ -124,17 +127,26 @@ class Fuse(Pass):
 
     def run(self, model: Model, ctx: Context) -> int:
         """Apply all rules until none fires."""
+        known = shared.names(model)
         room = ctx.source_bytes or model.export().nbytes
         total = opset.raise_opset(model, ctx, self.opset)
         total += unroll.unroll_loops(model, ctx, self.unroll, room)
         total += group_norm.lower_group_norms(model, ctx, room)
-        if ctx.target != "ort-cpu":
-            return total + _settle(model, ctx)
-        terms = tune.Terms(ctx, self.timed, room)
-        total += sum(tune.keep_if_faster(model, rule, terms) for rule in EARLY)
-        total += _settle(model, ctx)
-        late = sum(tune.keep_if_faster(model, rule, terms) for rule in LATE)
-        return total + late + (_settle(model, ctx) if late else 0)
+        if ctx.target == "ort-cpu":
+            total += _timed(model, tune.Terms(ctx, self.timed, room))
+        else:
+            total += _settle(model, ctx)
+        if total:
+            shared.share(model, known)
+        return total
+
+
+def _timed(model: Model, terms: tune.Terms) -> int:
+    """Apply all rules, those for onnxruntime where they are faster."""
+    total = sum(tune.keep_if_faster(model, rule, terms) for rule in EARLY)
+    total += _settle(model, terms.ctx)
+    late = sum(tune.keep_if_faster(model, rule, terms) for rule in LATE)
+    return total + late + (_settle(model, terms.ctx) if late else 0)
 
 
 def _settle(model: Model, ctx: Context) -> int:
