@@ -19,6 +19,7 @@ from onnxopt_passes.fuse import (
     affine_chain,
     affine_conv,
     attention,
+    attention_heads,
     clip_min_max,
     conv_1d,
     double_qdq,
@@ -30,6 +31,7 @@ from onnxopt_passes.fuse import (
     layer_norm,
     linear_chain,
     matmul_affine,
+    multi_head,
     norm_order,
     opset,
     powers,
@@ -66,6 +68,7 @@ RULES: tuple[Rule, ...] = (
     *transpose_batch.RULES,
     *rotary.RULES,
     *attention.RULES,
+    *attention_heads.RULES,
     *transpose_gemm.RULES,
     *norm_order.RULES,
     *group_norm.RULES,
@@ -102,6 +105,7 @@ LATE: tuple[Rule, ...] = (
     *conv_1d.ORT_CPU_RULES,
     *split_conv.ORT_CPU_RULES,
     *shift_conv.ORT_CPU_RULES,
+    *multi_head.ORT_CPU_RULES,
 )
 """The same, after the others, when it is known what they left of the bytes."""
 
