@@ -10,17 +10,12 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto
 
 from onnxopt.model import ir
+from onnxopt.model.interface import LOCATION, OVERRIDABLE_IR
 from onnxopt.model.layout import Names, homes, in_order
 from onnxopt.model.tensors import INLINE, Sparse, Stored, store, tensor_proto
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-OVERRIDABLE_IR = 4
-"""From this IR version on, an initializer that is also an input may be overridden by a caller."""
-
-LOCATION = "weights"
-"""Marks an initializer whose bytes are kept beside the message."""
 
 
 class Exporter:

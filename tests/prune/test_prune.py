@@ -177,7 +177,7 @@ def test_the_survey_counts_macs_on_drawn_inputs_where_shapes_are_open():
 
 
 def test_the_survey_says_what_is_frozen_and_how_far_pruning_reaches():
-    found = Prune().survey(Model.from_proto(topologies.plain()))
+    found = Prune().survey(Model.from_proto(topologies.plain()), Context())
     assert 0.9 < found["reach_params"] < 1
     assert 0.9 < found["reach_macs"] < 1
     by_name = {g["name"]: g for g in found["groups"]}

@@ -18,15 +18,19 @@ from onnxopt_passes.fuse import (
     affine_back,
     affine_chain,
     affine_conv,
+    attention,
     clip_min_max,
     conv_1d,
     double_qdq,
     einsum_matmul,
     expand_broadcast,
+    group_norm,
     hard_swish,
+    instance_norm,
     layer_norm,
     linear_chain,
     matmul_affine,
+    opset,
     powers,
     residual_gate,
     residual_sum,
@@ -55,7 +59,10 @@ RULES: tuple[Rule, ...] = (
     *slices_split.RULES,
     *einsum_matmul.RULES,
     *expand_broadcast.RULES,
+    *attention.RULES,
     *transpose_gemm.RULES,
+    *group_norm.RULES,
+    *instance_norm.RULES,
     *layer_norm.RULES,
     *rms_norm.RULES,
     *clip_min_max.RULES,
@@ -84,6 +91,7 @@ LATE: tuple[Rule, ...] = (
     *soft.ORT_CPU_RULES,
     *powers.ORT_CPU_RULES,
     *softmax_axis.ORT_CPU_RULES,
+    *group_norm.ORT_CPU_RULES,
     *conv_1d.ORT_CPU_RULES,
     *split_conv.ORT_CPU_RULES,
     *shift_conv.ORT_CPU_RULES,
@@ -98,6 +106,8 @@ class Fuse(Pass):
     Attributes:
         timed: For the target ort-cpu, whether its rules are timed on this model; if not, all
             that match are kept.
+        opset: Raise the model to this opset first, where that is safe: 23 has Attention and
+            RMSNormalization. 0 leaves it as it is.
         unroll: How many nodes a Loop of known length may become; 0 leaves Loops as they are.
     """
 
@@ -105,12 +115,15 @@ class Fuse(Pass):
     requires: ClassVar[tuple[str, ...]] = ("clean",)
 
     timed: bool = True
+    opset: int = 0
     unroll: int = 128
 
     def run(self, model: Model, ctx: Context) -> int:
         """Apply all rules until none fires."""
         room = ctx.source_bytes or model.export().nbytes
-        total = unroll.unroll_loops(model, ctx, self.unroll, room)
+        total = opset.raise_opset(model, ctx, self.opset)
+        total += unroll.unroll_loops(model, ctx, self.unroll, room)
+        total += group_norm.lower_group_norms(model, ctx, room)
         if ctx.target != "ort-cpu":
             return total + _settle(model, ctx)
         terms = tune.Terms(ctx, self.timed, room)

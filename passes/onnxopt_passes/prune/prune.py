@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from onnxopt.samples import synthetic
 from onnxopt_passes.prune import plan, uncalibrated
 from onnxopt_passes.prune.analysis import analyse
 from onnxopt_passes.prune.certificate import MOST_INPUTS, Certifier
+from onnxopt_passes.prune.chosen import Chosen
 from onnxopt_passes.prune.criteria import CRITERIA, named, scores
 from onnxopt_passes.prune.cut import cut
 from onnxopt_passes.prune.decide import LEAST_SAMPLES, Wish, decide
@@ -30,31 +31,9 @@ if TYPE_CHECKING:
     from onnxopt.base import Context
     from onnxopt.model import Model
     from onnxopt_passes.prune.analysis import Analysis
-    from onnxopt_passes.prune.certificate import Certificate
     from onnxopt_passes.prune.groups import Group
 
 BUDGETS = ("ratio", "macs", "params", "latency")
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A cut that was chosen.
-
-    Attributes:
-        keeps: The indices that stay, of groups that lose some.
-        model: The cut model.
-        errors: What the curve of a group foretold at its width: squared error as a share of the
-            variance of the tensors that it enters, summed over the layers that read it.
-        scores: The share of a group's worth that goes, by the criterion, where there is no curve.
-        fits: By layer that was fitted, the error on samples held out as a share of the variance of
-            its target, before and after.
-    """
-
-    keeps: Mapping[str, np.ndarray]
-    model: Model
-    errors: Mapping[str, float] = field(default_factory=dict)
-    scores: Mapping[str, float] = field(default_factory=dict)
-    fits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,7 +124,7 @@ class Prune(Pass):
             model.graph = chosen.model.graph
         return len(chosen.keeps)
 
-    def survey(self, model: Model) -> dict[str, Any]:  # noqa: D102
+    def survey(self, model: Model, ctx: Context) -> dict[str, Any]:  # noqa: D102
         return survey(model)
 
     def _open(self, group: Group, ctx: Context) -> bool:
@@ -187,7 +166,8 @@ class Prune(Pass):
             guilty |= certificate.guilty
         for name, why in guilty.items():
             ctx.untouched[name] = f"the certificate does not hold: {why}"
-        self._report(left, chosen, certificate, guilty, ctx)
+        ctx.evidence["certificate"] = {**certificate.facts(), "frozen": dict(guilty)}
+        ctx.evidence.update(chosen.evidence(left))
         soft = [g.name for g in left if g.soft is not None and g.name in chosen.keeps]
         if soft:
             ctx.notes.append(
@@ -265,39 +245,6 @@ class Prune(Pass):
             if value is not None:
                 return kind, float(value)
         return "drop", ctx.max_drop
-
-    def _report(
-        self,
-        groups: list[Group],
-        chosen: Chosen,
-        certificate: Certificate,
-        guilty: Mapping[str, str],
-        ctx: Context,
-    ) -> None:
-        ctx.evidence["certificate"] = {**certificate.facts(), "frozen": dict(guilty)}
-        ctx.evidence["groups"] = [
-            {
-                "name": g.name,
-                "members": [m.constant.name for m in g.members],
-                "before": g.size,
-                "after": len(chosen.keeps.get(g.name, range(g.size))),
-                "soft": g.soft,
-            }
-            | {
-                key: _digits(by_name[g.name])
-                for key, by_name in (("error", chosen.errors), ("score", chosen.scores))
-                if g.name in by_name
-            }
-            for g in groups
-        ]
-        ctx.evidence["fits"] = {
-            name: {"before": _digits(before), "after": _digits(after)}
-            for name, (before, after) in chosen.fits.items()
-        }
-
-
-def _digits(value: float) -> float:
-    return float(f"{value:.4g}")
 
 
 def _mask(group: Group, keep: np.ndarray) -> np.ndarray:

@@ -30,6 +30,10 @@ LEAST = 1024
 """Elements that a weight must have more of."""
 
 
+PARTS = ("product", "cast", "scales", "rescale", "bias")
+"""What the nodes of a product are called behind its label."""
+
+
 @dataclass(frozen=True)
 class Product:
     """A MatMul or Gemm by a constant.

@@ -20,7 +20,7 @@ from onnxopt_passes.quant import (
     trial,
     weight_only,
 )
-from onnxopt_passes.quant.converter import CAUTION, Converter, faster
+from onnxopt_passes.quant.converter import Converter, faster
 from onnxopt_passes.quant.options import DATA
 from onnxopt_passes.quant.plan import Plan
 from onnxopt_passes.quant.trial import Trial
@@ -78,7 +78,7 @@ def _integers(
             ctx.notes.append(f"not {step}: {reason}")
             continue
         try:
-            search = _Search(work, q, ctx, step, profile, products=mode != "hybrid")
+            search = Search(work, q, ctx, step, profile, products=mode != "hybrid")
             decided = search.plan()
         except CannotRun as e:
             ctx.notes.append(f"not {step}: onnxruntime cannot run it: {e}")
@@ -92,7 +92,7 @@ def _integers(
     return edits, floats
 
 
-class _Search:
+class Search:
     """One mode on one model: its plan, remembered, and the model that a plan makes."""
 
     def __init__(
@@ -163,7 +163,7 @@ class _Search:
     def _dynamic(self) -> Plan:
         names = [p.name for p in dynamic.find(self.model)]
         found = Plan(chosen=set(names))
-        limit = CAUTION * self.ctx.max_drop
+        limit = trial.CAUTION * self.ctx.max_drop
         kept, found.noise = sensitivity.hold(
             self.build, names, self.trial, limit, sensitivity.drop_worst
         )
