@@ -172,7 +172,7 @@ def test_samples_choose_and_fit():
 
 
 def test_the_survey_counts_macs_on_drawn_inputs_where_shapes_are_open():
-    found = Prune().survey(Model.from_proto(sequences.decoder()))
+    found = Prune().survey(Model.from_proto(sequences.decoder()), Context())
     assert 0.3 < found["reach_macs"] < 1
 
 
