@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from onnxopt.model import Model
     from onnxopt_passes.prune.axes import Var
+    from onnxopt_passes.prune.observe import Lengths
 
 
 PLAIN = ("spatial axis", "gates", "directions")
@@ -60,17 +61,18 @@ class Analysis:
         return tuple(g for g in self.groups if g.frozen is None)
 
 
-def analyse(model: Model, soft: bool = False) -> Analysis:
+def analyse(model: Model, soft: bool = False, observed: Lengths | None = None) -> Analysis:
     """Find the groups of a model. The model is not changed, but shapes are inferred anew.
 
     Args:
         model: The model.
         soft: Whether groups over which a mean is taken may be cut; else they are frozen.
+        observed: Lengths of axes that runs have shown, by the names of tensors.
     """
     match.stamp(model.graph)
     shapes.infer(model)
     order = in_order(model.graph)
-    refine(order)
+    refine(order, observed)
     sheet = Sheet(model.opset)
     unknown: dict[str, list[str]] = defaultdict(list)
     for node in order:
