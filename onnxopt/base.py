@@ -85,8 +85,8 @@ class Pass(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     calibrated: ClassVar[bool] = False
 
-    def survey(self, model: Model) -> dict[str, Any]:
-        """Return what the pass sees in a model, for `onnxopt inspect --groups`; mostly nothing."""
+    def survey(self, model: Model, ctx: Context) -> dict[str, Any]:
+        """Return what the pass sees in a model, for `onnxopt inspect`; mostly nothing."""
         return {}
 
     @abstractmethod

@@ -15,8 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx import shape_inference
 
 from onnxopt.model import ir
-from onnxopt.model.exporter import OVERRIDABLE_IR
-from onnxopt.model.interface import dims_of, numpy_dtype
+from onnxopt.model.interface import OVERRIDABLE_IR, dims_of, numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from onnxopt.errors import ModelError
-from onnxopt.model.exporter import LOCATION
-from onnxopt.runtime import CannotRun, Session, Settings
+from onnxopt.model.interface import LOCATION
 
 if TYPE_CHECKING:
     from onnxopt.model import Exported
@@ -89,6 +88,8 @@ def validate(source: Exported, custom_ops: tuple[str, ...]) -> str:
     found = complaint(source)
     if found is None:
         return ""
+    from onnxopt.runtime import CannotRun, Session, Settings
+
     proto = source.proto
     newest = onnx.defs.onnx_opset_version()
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)

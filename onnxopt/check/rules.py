@@ -5,7 +5,17 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from onnxopt.check import budgets, numerics, portability, safety, speed, validity, waste
+from onnxopt.check import (
+    budgets,
+    forms,
+    numerics,
+    portability,
+    rehearsal,
+    safety,
+    speed,
+    validity,
+    waste,
+)
 from onnxopt.errors import SpecError
 
 if TYPE_CHECKING:
@@ -13,14 +23,21 @@ if TYPE_CHECKING:
 
     from onnxopt.check.finding import Rule
 
-RULES: tuple[Rule, ...] = (
-    *validity.RULES,
-    *portability.RULES,
-    *waste.RULES,
-    *speed.RULES,
-    *numerics.RULES,
-    *safety.RULES,
-    *budgets.RULES,
+RULES: tuple[Rule, ...] = tuple(
+    sorted(
+        (
+            *validity.RULES,
+            *portability.RULES,
+            *waste.RULES,
+            *speed.RULES,
+            *forms.RULES,
+            *rehearsal.RULES,
+            *numerics.RULES,
+            *safety.RULES,
+            *budgets.RULES,
+        ),
+        key=lambda rule: rule.code,
+    )
 )
 
 GROUPS = {

@@ -102,9 +102,17 @@ def find(start: Path) -> Path | None:
     """Return the nearest pyproject.toml upwards that has a `[tool.onnxopt]` table."""
     for folder in (start.resolve(), *start.resolve().parents):
         path = folder / "pyproject.toml"
-        if path.is_file() and "onnxopt" in _toml(path).get("tool", {}):
+        if path.is_file() and _mentions(path) and "onnxopt" in _toml(path).get("tool", {}):
             return path
     return None
+
+
+def _mentions(path: Path) -> bool:
+    """Whether a file is worth parsing, which takes longer than reading it."""
+    try:
+        return b"onnxopt" in path.read_bytes()
+    except OSError:
+        return True  # parsing says what is wrong
 
 
 def read(path: Path) -> Settings:

@@ -97,65 +97,12 @@ def ragged_channels(subject: Subject) -> Iterator[tuple[str, str]]:
         yield found[0][0], f"channels that are no multiple of {BLOCK}: {listed}{more}"
 
 
-def slow_kernel(subject: Subject) -> Iterator[tuple[str, str]]:
-    """An operator has a faster form that computes the same.
-
-    Pow with a constant exponent of 2 is a multiplication, division by a constant too; a decomposed
-    HardSwish or Min and Max pair is one kernel. `--fix` rewrites them where that is exact.
-    """
-    forms: Counter[str] = Counter()
-    first = ""
-    for scope in subject.scopes:
-        for node in scope.nodes:
-            form = _faster(subject, scope, node)
-            if form:
-                forms[form] += 1
-                first = first or scope.label(node)
-    for form, count in forms.items():
-        yield first, f"{form} ({count} of them)" if count > 1 else form
-
-
-def _faster(subject: Subject, scope: Scope, node: onnx.NodeProto) -> str:
-    """Return which faster form a node has; empty where none is known."""
-    if is_op(node, "Pow") and _scalar(subject, scope, node, 1) == 2.0:
-        averaged = any(is_op(r, "ReduceMean") for r in scope.readers[node.output[0]])
-        return "" if averaged else "Pow(x, 2) is slower than Mul(x, x)"
-    if is_op(node, "Mul"):
-        parts = {_maker(scope, name) for name in node.input}
-        if "Div" in parts or "HardSigmoid" in parts:
-            return _hard_swish(scope, node)
-    return ""
-
-
-def _hard_swish(scope: Scope, node: onnx.NodeProto) -> str:
-    """Recognise x * HardSigmoid(x) and x * (clip(x + 3, 0, 6) / 6)."""
-    for a, b in (node.input, list(node.input)[::-1]):
-        gate = scope.makers.get(b)
-        clip = scope.makers.get(gate.input[0]) if is_op(gate, "Div") and gate else None
-        line = scope.makers.get(clip.input[0]) if is_op(clip, "Clip") and clip else None
-        if line is not None and is_op(line, "Add") and a in line.input:
-            return "x * Clip(x + 3, 0, 6) / 6 is slower than HardSwish"
-    return ""
-
-
-def _maker(scope: Scope, name: str) -> str:
-    node = scope.makers.get(name)
-    return node.op_type if node is not None else ""
-
-
 def _quantized_again(scope: Scope, node: onnx.NodeProto) -> bool:
     return any(is_op(r, "QuantizeLinear") for o in node.output for r in scope.readers[o])
-
-
-def _scalar(subject: Subject, scope: Scope, node: onnx.NodeProto, index: int) -> float | None:
-    tensor = subject.constant(scope, node.input[index]) if len(node.input) > index else None
-    values = None if tensor is None else subject.values(tensor)
-    return float(values.reshape(-1)[0]) if values is not None and values.size == 1 else None
 
 
 RULES = (
     Rule("OPT207", Level.NOTE, float_weights),
     Rule("OPT208", Level.NOTE, unfused_qdq),
     Rule("OPT209", Level.NOTE, ragged_channels),
-    Rule("OPT210", Level.WARNING, slow_kernel, fixable=True),
 )

@@ -17,7 +17,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 from onnxopt.check.floats import Floats, scan
 from onnxopt.errors import ModelError
 from onnxopt.model import files
-from onnxopt.model.exporter import LOCATION, OVERRIDABLE_IR
+from onnxopt.model.interface import LOCATION, OVERRIDABLE_IR
 from onnxopt.model.tensors import BITS, raw_size
 
 if TYPE_CHECKING:
@@ -270,6 +270,16 @@ class Subject:
             if tensor.external_data:
                 weights[tensor.name] = self.external(tensor)
         return Exported(self.stripped.proto, weights)
+
+
+def outside_functions(subject: Subject) -> Iterator[Scope]:
+    """Yield graphs and bodies; what a function holds depends on who calls it."""
+    for scope in subject.scopes:
+        outermost = scope
+        while outermost.outer is not None:
+            outermost = outermost.outer
+        if not outermost.path:
+            yield scope
 
 
 def _capture(scope: Scope) -> None:

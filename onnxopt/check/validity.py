@@ -41,9 +41,9 @@ def checker(subject: Subject) -> Iterator[tuple[str, str]]:
     missing or unknown attribute, a wrong number of inputs. Export it again, or raise the opset with
     `onnx.version_converter`.
     """
-    if _broken(subject) or _newer(subject):
+    if broken(subject) or newer(subject):
         return
-    found = structure.complaint(subject.stripped, full=False)
+    found = _complaint(subject)
     if found is not None:
         yield "", found or SILENT
 
@@ -55,7 +55,7 @@ def shape_conflict(subject: Subject) -> Iterator[tuple[str, str]]:
     run `onnx.shape_inference.infer_shapes` to see what the nodes give, then correct the
     declaration.
     """
-    if _broken(subject) or _newer(subject) or structure.complaint(subject.stripped, full=False):
+    if broken(subject) or newer(subject) or _complaint(subject) is not None:
         return
     found = structure.complaint(subject.stripped)
     if found is not None:
@@ -68,7 +68,7 @@ def runtime_refuses(subject: Subject) -> Iterator[tuple[str, str]]:
     The message is onnxruntime's own. A valid model may use operators or types for which it has no
     CPU kernel. Runs with --runtime (or `runtime = true`), as it takes longer.
     """
-    if _broken(subject) or any(n for _, n in _foreign(subject)):
+    if broken(subject) or any(n for _, n in _foreign(subject)):
         return
     from onnxopt.runtime import CannotRun, Session, Settings
 
@@ -90,7 +90,7 @@ def opset_unknown(subject: Subject) -> Iterator[tuple[str, str]]:
     if not subject.opset:
         if uses:
             yield "opset_import", "no opset of the standard operators is given; set opset_import"
-    elif _newer(subject):
+    elif newer(subject):
         newest = onnx.defs.onnx_opset_version()
         yield (
             "opset_import",
@@ -194,17 +194,24 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _newer(subject: Subject) -> bool:
+def newer(subject: Subject) -> bool:
+    """Whether a model's opset is newer than the installed onnx knows."""
     return bool(subject.opset > onnx.defs.onnx_opset_version())
 
 
 @lru_cache(maxsize=1)
-def _broken(subject: Subject) -> bool:
+def broken(subject: Subject) -> bool:
     """Whether rules here have more to say than onnx's own code, which may not survive it."""
     return any(
         next(rule(subject), None) is not None
         for rule in (cycle, dangling, order, repeated_name, missing_data)
     ) or (not subject.opset)
+
+
+@lru_cache(maxsize=1)
+def _complaint(subject: Subject) -> str | None:
+    """Return what onnx.checker objects to, types and shapes aside."""
+    return structure.complaint(subject.stripped, full=False)
 
 
 def _foreign(subject: Subject) -> Iterator[tuple[Scope, onnx.NodeProto]]:

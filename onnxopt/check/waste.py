@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from onnxopt.check import types
 from onnxopt.check.finding import Level, Rule, grouped
-from onnxopt.check.subject import STANDARD, Scope, attribute, bodies, is_op
+from onnxopt.check.foldable import RANDOM, constant_nodes, foldable
+from onnxopt.check.subject import STANDARD, Scope, attribute, bodies, is_op, outside_functions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,17 +16,6 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxopt.check.subject import Subject
-
-RANDOM = (
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
-    "Multinomial", "Dropout",
-)  # fmt: skip
-
-KEPT = (
-    "Constant", "Identity", "ConstantOfShape", "Expand", "Tile", "QuantizeLinear",
-    "DequantizeLinear", "DynamicQuantizeLinear", *RANDOM,
-)  # fmt: skip
-"""Ops whose folding would make the file grow, undo quantization, or freeze chance."""
 
 SMALL = 64
 """Bytes; repeated constants below are not worth a word."""
@@ -37,7 +28,7 @@ def unfused_batchnorm(subject: Subject) -> Iterator[tuple[str, str]]:
     that at each load; most other runtimes pay for it in every run. `--fix` folds it.
     """
     found = []
-    for scope in _outside_functions(subject):
+    for scope in outside_functions(subject):
         for node in scope.nodes:
             if not is_op(node, "BatchNormalization") or len(node.input) < 5:
                 continue
@@ -50,35 +41,13 @@ def unfused_batchnorm(subject: Subject) -> Iterator[tuple[str, str]]:
     yield from grouped(found, "BatchNormalizations could be folded into the layers before them")
 
 
-def foldable(subject: Subject) -> Iterator[tuple[str, str]]:
-    """A node computes the same in every run, from constants alone.
-
-    Its result could stand in the file. Of those whose result would be larger than what they are
-    made from (Expand, Tile, ConstantOfShape), and of Q/DQ, nothing is said. `--fix` folds them.
-    """
-    found = []
-    for scope in _outside_functions(subject):
-        constant: set[str] = set()
-        for node in scope.nodes:
-            if node.domain not in STANDARD or node.op_type in KEPT or any(bodies(node)):
-                continue
-            inputs = [n for n in node.input if n]
-            if inputs and all(
-                n in constant or subject.constant(scope, n) is not None for n in inputs
-            ):
-                constant.update(node.output)
-                if not set(node.output) & set(scope.outputs):
-                    found.append((scope.label(node), f"this {node.op_type} reads only constants"))
-    yield from grouped(found, "nodes compute the same in every run")
-
-
 def dead_node(subject: Subject) -> Iterator[tuple[str, str]]:
     """Nobody reads what a node makes.
 
     onnxruntime keeps such nodes and runs them. `--fix` takes them out.
     """
     found = []
-    for scope in _outside_functions(subject):
+    for scope in outside_functions(subject):
         dead: set[int] = set()
         for index in reversed(range(len(scope.nodes))):
             node = scope.nodes[index]
@@ -89,6 +58,31 @@ def dead_node(subject: Subject) -> Iterator[tuple[str, str]]:
                 dead.add(id(node))
                 found.append((scope.label(node), f"nobody reads what this {node.op_type} makes"))
     yield from grouped(found[::-1], "nodes make what nobody reads")
+
+
+def repeated_node(subject: Subject) -> Iterator[tuple[str, str]]:
+    """A node computes what another one has computed already.
+
+    The same operator with the same attributes on the same inputs. `--fix` keeps one.
+    """
+    found = []
+    for scope in outside_functions(subject):
+        first: dict[tuple[object, ...], onnx.NodeProto] = {}
+        same: dict[str, str] = {}
+        constant = {id(n) for n in constant_nodes(subject, scope)}
+        for node in scope.nodes:
+            if not node.input or node.op_type in RANDOM or any(bodies(node)):
+                continue
+            if id(node) in constant or node.domain not in STANDARD:
+                continue
+            inputs = tuple(same.get(n, n) for n in node.input)
+            attributes = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
+            key = (node.op_type, inputs, tuple(map(bool, node.output)), *attributes)
+            twin = first.setdefault(key, node)
+            if twin is not node and not any(o in scope.outputs for o in node.output):
+                same.update(zip(node.output, twin.output, strict=True))
+                found.append((scope.label(node), f"computes the same as {scope.label(twin)}"))
+    yield from grouped(found, "nodes compute what others have computed already")
 
 
 def duplicate_weight(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -137,15 +131,14 @@ def unused_weight(subject: Subject) -> Iterator[tuple[str, str]]:
 def no_op(subject: Subject) -> Iterator[tuple[str, str]]:
     """A node hands on what it gets.
 
-    Identity, Dropout in inference, a Cast to the same type, a Transpose that moves nothing. `--fix`
-    takes them out where no name of the interface depends on them.
+    Identity, Dropout in inference, a Cast to the same type, a Reshape or Expand to the same shape,
+    a Transpose that moves nothing. `--fix` takes them out where no name of the interface depends on
+    them.
     """
     found = []
-    for scope in _outside_functions(subject):
-        main = None if scope.outer else subject.proto.graph
-        types = {} if main is None else {v.name: _type(v) for v in (*main.input, *main.value_info)}
+    for scope in outside_functions(subject):
         for node in scope.nodes:
-            if not node.input or not _hands_on(node, types):
+            if not node.input or not _hands_on(subject, scope, node):
                 continue
             ends = scope.seen(node.output[0]) and (
                 node.input[0] not in scope.makers or scope.seen(node.input[0])
@@ -155,37 +148,31 @@ def no_op(subject: Subject) -> Iterator[tuple[str, str]]:
     yield from grouped(found, "nodes hand on what they get")
 
 
-def _hands_on(node: onnx.NodeProto, types: dict[str, int]) -> bool:
+def _hands_on(subject: Subject, scope: Scope, node: onnx.NodeProto) -> bool:
     if is_op(node, "Identity"):
         return True
     if is_op(node, "Dropout"):
         return len(node.input) < 3 and not any(node.output[1:])
-    if is_op(node, "Cast"):
-        return attribute(node, "to", 0) == types.get(node.input[0], -1)
     if is_op(node, "Transpose"):
         perm = attribute(node, "perm", None)
         return isinstance(perm, list) and bool(perm) and perm == sorted(perm)
+    if is_op(node, "Cast", "CastLike", "Reshape", "Expand"):
+        return _unchanged(types.of(subject), scope, node)
     return False
 
 
-def _type(value: onnx.ValueInfoProto) -> int:
-    return int(value.type.tensor_type.elem_type)
+def _unchanged(known: types.Types, scope: Scope, node: onnx.NodeProto) -> bool:
+    """Whether what comes out has the type and shape of what went in."""
+    (old, before), (new, after) = (known.kind(scope, n) for n in (node.input[0], node.output[0]))
+    if old != new or not old:
+        return False
+    return is_op(node, "Cast", "CastLike") or (before is not None and before == after)
 
 
 def _fixed(subject: Subject, scope: Scope, layer: onnx.NodeProto, norm: onnx.NodeProto) -> bool:
     """Whether all weights of a layer and of what follows it are constants that can be changed."""
     tensors = [subject.constant(scope, n) for n in (*layer.input[1:], *norm.input[1:]) if n]
     return all(t is not None and subject.values(t) is not None for t in tensors)
-
-
-def _outside_functions(subject: Subject) -> Iterator[Scope]:
-    """Yield graphs and bodies; what a function holds depends on who calls it."""
-    for scope in subject.scopes:
-        outermost = scope
-        while outermost.outer is not None:
-            outermost = outermost.outer
-        if not outermost.path:
-            yield scope
 
 
 RULES = (
@@ -195,4 +182,5 @@ RULES = (
     Rule("OPT204", Level.WARNING, duplicate_weight, fixable=True),
     Rule("OPT205", Level.WARNING, unused_weight, fixable=True),
     Rule("OPT206", Level.WARNING, no_op, fixable=True),
+    Rule("OPT212", Level.WARNING, repeated_node, fixable=True),
 )

@@ -11,6 +11,8 @@ engine when they run, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import sys
 from difflib import get_close_matches
@@ -88,6 +90,7 @@ class Commands(click.Group):
         """Run the command line and exit; what is no error of the user keeps its traceback."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, False, **extra)
+        atexit.register(gc.freeze)  # a tenth of a second less: nothing is collected on the way out
         as_json = "--json" in (sys.argv[1:] if args is None else args)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):

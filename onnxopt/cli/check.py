@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +71,11 @@ bounds = options.stacked(
     "--output-format", type=click.Choice(FORMATS), default="text", show_default=True,
     help="How to say it.",
 )  # fmt: skip
-@click.option("--runtime", is_flag=True, help="Also load the models into onnxruntime (OPT004).")
+@click.option(
+    "--runtime",
+    is_flag=True,
+    help="Also what takes longer: load into onnxruntime, rehearse --fix (OPT004, OPT213).",
+)
 @click.option("--explain", metavar="CODE", help="Explain a rule, or all of them, and exit.")
 @click.option(
     "--config", type=options.FILE, metavar="FILE",
@@ -100,10 +106,12 @@ def command(
         return
     if fix and diff:
         raise click.UsageError("--fix and --diff exclude each other", ctx)
+    if not (fix or diff):
+        _spare_blas_threads()
     from onnxopt import check
     from onnxopt.cli import check_text
 
-    settings = _settings(config, given)
+    settings = _settings(config, {**given, "runtime": given["runtime"] or fix or diff})
     files = check.models(paths or (Path(),))
     findings = [f for path in files for f in check.check(path, settings)]
     if fix or diff:
@@ -111,6 +119,12 @@ def command(
         ctx.exit(failed)
     click.echo(check_text.render(findings, len(files), output_format))
     ctx.exit(int(any(f.fails for f in findings)))
+
+
+def _spare_blas_threads() -> None:
+    """Let numpy start no threads for linear algebra, which takes longer than looking at a model."""
+    if "numpy" not in sys.modules:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _mend(

@@ -19,7 +19,7 @@ def page(found: dict[str, Any]) -> list[RenderableType | None]:
         tables.facts(
             {
                 "groups": f"{len(free)} that can be cut, {len(frozen)} frozen",
-                "reach": f"{found['reach_params']:.1%} of the parameters",
+                "reach": _reach(found),
                 "no rule for": ", ".join(found["unknown"]),
             }
         ),
@@ -41,6 +41,13 @@ def page(found: dict[str, Any]) -> list[RenderableType | None]:
         if frozen
         else None,
     ]
+
+
+def _reach(found: dict[str, Any]) -> str:
+    """Say how much goes at most."""
+    reach = f"{found['reach_params']:.1%} of the parameters"
+    macs = found["reach_macs"]
+    return reach if macs is None else f"{reach}, {macs:.1%} of the MACs"
 
 
 def _kind(group: dict[str, Any]) -> str:

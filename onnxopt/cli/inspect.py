@@ -32,6 +32,7 @@ MOST_OPS = 24
     epilog=options.examples(
         "onnxopt inspect model.onnx",
         "onnxopt inspect model.onnx --groups",
+        "onnxopt inspect model.onnx --sensitivity --calib data.npz",
         "onnxopt inspect model.onnx --json | jq .op_histogram",
     ),
 )
@@ -40,14 +41,22 @@ MOST_OPS = 24
 @options.target
 @click.option("--html", type=options.FILE, metavar="FILE", help="Write a page to look at there.")
 @click.option("--groups", is_flag=True, help="Show what prune can cut, and why it cannot.")
+@click.option(
+    "--sensitivity", is_flag=True,
+    help="Show what each node costs and gives in integers; needs --calib.",
+)  # fmt: skip
 @options.as_json
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     model: Path,
     calib: str | None,
     preprocess: str | None,
     target: str,
     html: Path | None,
     groups: bool,
+    sensitivity: bool,
     as_json: bool,
 ) -> None:
     """Show what is in MODEL, and what each pass would find there.
@@ -56,8 +65,13 @@ def command(
     copy, without a proof. Sizes of dynamic dimensions, for MACs, come from a sample of --calib,
     else from a drawn input.
     """
-    if groups:
-        _show_groups(model, as_json)
+    if groups and sensitivity:
+        raise click.UsageError("--groups and --sensitivity exclude each other", ctx)
+    if sensitivity and calib is None:
+        raise click.UsageError("--sensitivity needs samples: give them with --calib", ctx)
+    if groups or sensitivity:
+        found = _survey(model, "prune" if groups else "quant", calib, preprocess, target)
+        _show_survey(found, as_json)
         return
     if html is not None:
         reports.check(html, model)
@@ -79,28 +93,47 @@ def _write_page(html: Path, model: Path, found: Facts) -> None:
     reports.write_text(html, render_inspect({**found, "node_list": nodes}))
 
 
-def _show_groups(path: Path, as_json: bool) -> None:
-    """Show the groups that `prune` sees, after the passes that it requires."""
+def _survey(
+    path: Path, name: str, calib: str | None, preprocess: str | None, target: str
+) -> dict[str, Any]:
+    """Return what a pass sees in a model, after the passes that it requires."""
     from onnxopt import registry
     from onnxopt.base import Context
-    from onnxopt.cli import grouping
+    from onnxopt.errors import ModelError
+    from onnxopt.runtime import CannotRun
 
-    item, model = registry.load("prune")(), options.load(path)
-    for name in item.requires:
-        registry.load(name)().run(model, Context())
-    found = item.survey(model)
+    with terminal.Bar() as bar:
+        bar("reading")
+        item, model = registry.load(name)(), options.load(path)
+        samples = None
+        if calib is not None:
+            samples = options.samples(model.export(), calib, preprocess, seed=0)
+        bar(name)
+        context = Context(samples, target, progress=lambda done: bar(name, done))
+        for required in item.requires:
+            registry.load(required)().run(model, context)
+        try:
+            found = item.survey(model, context)
+        except CannotRun as e:
+            raise ModelError(f"{path}: onnxruntime cannot run it: {e}") from e
+    return {"schema_version": SCHEMA_VERSION, "path": str(path), **found}
+
+
+def _show_survey(found: dict[str, Any], as_json: bool) -> None:
+    from onnxopt.cli import grouping, sensitivities
+
     if as_json:
-        terminal.show_json({"schema_version": SCHEMA_VERSION, "path": str(path), **found})
+        terminal.show_json(found)
     else:
-        terminal.show(*grouping.page(found))
+        terminal.show(*(grouping if "groups" in found else sensitivities).page(found))
 
 
 def facts(
     path: Path, calib: str | None, preprocess: str | None, target: str, bar: terminal.Bar
 ) -> Facts:
     """Return all that is known of a model, as `--json` prints it."""
-    from onnxopt import cost
-    from onnxopt.cli import forecast, holdings
+    from onnxopt import cost, forecast
+    from onnxopt.cli import holdings
 
     bar("reading")
     model = options.load(path)

@@ -10,17 +10,12 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto
 
 from onnxopt.model import ir
+from onnxopt.model.interface import LOCATION, OVERRIDABLE_IR
 from onnxopt.model.layout import Names, homes, in_order
 from onnxopt.model.tensors import INLINE, Sparse, Stored, store, tensor_proto
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-OVERRIDABLE_IR = 4
-"""From this IR version on, an initializer that is also an input may be overridden by a caller."""
-
-LOCATION = "weights"
-"""Marks an initializer whose bytes are kept beside the message."""
 
 
 class Exporter:
@@ -166,7 +161,7 @@ class Exporter:
         name = self.names.of(tensor)
         carried = getattr(tensor, "carried", None)
         if isinstance(tensor, gs.Constant):
-            if carried is None:
+            if carried is None or not _holds(carried, tensor):
                 return _value_info(name, tensor.dtype, tensor.shape)
             return _renamed(carried, name)
         held: Any = tensor
@@ -205,9 +200,8 @@ class Exporter:
     ) -> None:
         ends = {id(t) for t in (*graph.inputs, *graph.outputs)}
         for constant in own:
-            carried = getattr(constant, "carried", None)
-            if carried is not None and id(constant) not in ends:
-                proto.value_info.append(_renamed(carried, self.names.of(constant)))
+            if getattr(constant, "carried", None) is not None and id(constant) not in ends:
+                proto.value_info.append(self.value(constant))
         for node in nodes:
             for tensor in node.outputs:
                 if id(tensor) in ends or not tensor.name:
@@ -266,6 +260,16 @@ def _domains(graph: gs.Graph) -> set[str]:
         for _, inner in ir.nested(graph)
         for node in inner.nodes
     }
+
+
+def _holds(carried: onnx.ValueInfoProto, constant: gs.Constant) -> bool:
+    """Whether the shape that a file lists for a weight is still that of its values."""
+    listed = carried.type.tensor_type
+    if not listed.HasField("shape"):
+        return True
+    pairs = zip(listed.shape.dim, constant.shape, strict=False)
+    same = all(not d.HasField("dim_value") or d.dim_value == size for d, size in pairs)
+    return same and len(listed.shape.dim) == len(constant.shape)
 
 
 def _renamed(value: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:

@@ -11,6 +11,12 @@ import onnx
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+OVERRIDABLE_IR = 4
+"""From this IR version on, an initializer that is also an input may be overridden by a caller."""
+
+LOCATION = "weights"
+"""Marks an initializer whose bytes are kept beside the message."""
+
 Dim = int | str | None
 """A dimension: its size, its symbol (`"batch"`), or None where the model says nothing."""
 

@@ -53,12 +53,11 @@ class ConvLinear(Linear):
         outputs, channels = self.weight.shape[:2]
         return self.groups, outputs // self.groups, channels * self.taps
 
-    def matrix(self) -> np.ndarray:  # noqa: D102
-        w = self.weight.values
-        return w.reshape(self.groups, w.shape[0] // self.groups, -1).astype(np.float64)
+    def arranged(self, values: np.ndarray) -> np.ndarray:  # noqa: D102
+        return values.reshape(self.groups, values.shape[0] // self.groups, -1)
 
-    def folded(self, matrix: np.ndarray) -> np.ndarray:  # noqa: D102
-        return np.asarray(matrix.reshape(self.weight.shape))
+    def restored(self, matrix: np.ndarray) -> np.ndarray:  # noqa: D102
+        return matrix.reshape(self.weight.shape)
 
     def channel_axis(self, rank: int) -> int:  # noqa: D102
         return 1

@@ -46,6 +46,11 @@ class Linear(ABC):
         return self.node.inputs[0]
 
     @property
+    def factor(self) -> float:
+        """What W is times the weight."""
+        return 1.0
+
+    @property
     def taps(self) -> int:
         """How many columns of the matrix each input channel has."""
         return 1
@@ -72,13 +77,21 @@ class Linear(ABC):
             return np.arange(found)
         return np.sort(np.random.default_rng(seed).choice(found, most, replace=False))
 
-    @abstractmethod
     def matrix(self) -> np.ndarray:
         """Return W as float64 of shape (groups, outputs of a group, inputs of a group)."""
+        return self.factor * self.arranged(self.weight.values.astype(np.float64))
 
-    @abstractmethod
     def folded(self, matrix: np.ndarray) -> np.ndarray:
         """Return the weight, float64 and of its own layout, whose matrix is the one given."""
+        return self.restored(matrix / self.factor)
+
+    @abstractmethod
+    def arranged(self, values: np.ndarray) -> np.ndarray:
+        """Return an array of the weight's shape as (groups, outputs, inputs)."""
+
+    @abstractmethod
+    def restored(self, matrix: np.ndarray) -> np.ndarray:
+        """Return what `arranged` was given."""
 
     @abstractmethod
     def positions(self, shape: Sequence[int]) -> int:
@@ -127,9 +140,16 @@ class Linear(ABC):
         """
         dtype = self.weight.values.dtype
         self.weight.values = np.ascontiguousarray(self.folded(matrix).astype(dtype))
-        if offsets is None:
-            return
-        values = (offsets / self._scale_of_bias()).astype(dtype)
+        if offsets is not None:
+            self.write_bias(offsets)
+
+    def write_bias(self, offsets: np.ndarray) -> None:
+        """Give the layer another bias, as `offsets` returns it.
+
+        Raises:
+            ValueError: It has no place for a bias.
+        """
+        values = (offsets / self._scale_of_bias()).astype(self.weight.values.dtype)
         if self.bias is not None and len(self.bias.outputs) == 1:
             self.bias.values = values
             return

@@ -37,6 +37,10 @@ class TokenLinear(Linear):
     beta: float = 1.0
 
     @property
+    def factor(self) -> float:  # noqa: D102
+        return self.alpha
+
+    @property
     def input_axis(self) -> int:  # noqa: D102
         return 1 if self.transposed else 0
 
@@ -45,13 +49,12 @@ class TokenLinear(Linear):
         first, second = self.weight.shape
         return (1, first, second) if self.transposed else (1, second, first)
 
-    def matrix(self) -> np.ndarray:  # noqa: D102
-        w = self.weight.values if self.transposed else self.weight.values.T
-        return np.asarray(self.alpha * w.astype(np.float64)[None])
+    def arranged(self, values: np.ndarray) -> np.ndarray:  # noqa: D102
+        return (values if self.transposed else values.T)[None]
 
-    def folded(self, matrix: np.ndarray) -> np.ndarray:  # noqa: D102
-        w: np.ndarray = matrix[0] / self.alpha
-        return w if self.transposed else w.T
+    def restored(self, matrix: np.ndarray) -> np.ndarray:  # noqa: D102
+        found: np.ndarray = matrix[0] if self.transposed else matrix[0].T
+        return found
 
     def channel_axis(self, rank: int) -> int:  # noqa: D102
         return rank - 1

@@ -123,6 +123,11 @@ CASES = {
         w=np.ones((9, 3, 3, 3), np.float32),
     ),
     "OPT210": line("y = Pow(x, two)", two=np.float32(2)),
+    "OPT211": text(
+        "g (float[N,3,8,8] x) => (float[N,8,6,6] y) { c = Conv(x, w) m = Mul(c, k) y = Add(m, d) }",
+        w=np.ones((8, 3, 3, 3), np.float32), k=np.ones((8, 1, 1), np.float32), d=np.float32([2]),
+    ),
+    "OPT212": line("a = Exp(x) b = Exp(x) y = Mul(a, b)"),
     "OPT301": matmul(HOLED),
     "OPT302": matmul(BURST),
     "OPT303": matmul(ONES * np.float32(1e-40)),
@@ -143,7 +148,7 @@ BUDGETS = {
     "OPT507": Budgets(required_metadata=("licence",)),
 }
 
-ELSEWHERE = {"OPT001", "OPT004", "OPT010", "OPT104", "OPT401", "OPT504"}
+ELSEWHERE = {"OPT001", "OPT004", "OPT010", "OPT104", "OPT213", "OPT401", "OPT504"}
 """Codes that have a test of their own below."""
 
 
@@ -289,3 +294,62 @@ def test_interface_keeps_an_identity(tmp_path: Path) -> None:
 def test_infinities_of_a_mask_are_meant(tmp_path: Path) -> None:
     mask = np.array([0, -np.inf] * 4, np.float32)
     assert codes(line("y = Add(x, m)", m=mask), tmp_path) == set()
+
+
+CONV = "g (float[N,3,8,8] x) => (float[N,8,6,6] y) {{ {} }}"
+
+KERNEL = np.ones((8, 3, 3, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        text(CONV.format("c = Conv(x, w) y = Mul(c, k)"), w=KERNEL, k=np.ones((6, 6), np.float32)),
+        text(CONV.format("c = Conv(x, w) y = Div(k, c)"), w=KERNEL, k=np.float32(2)),
+        text(CONV.format("c = Conv(x, w) m = Mul(c, k) y = Add(c, m)"), w=KERNEL, k=np.float32(2)),
+    ],
+    ids=["not a channel", "divided by the layer", "read twice"],
+)
+def test_arithmetic_that_a_layer_cannot_absorb(model: onnx.ModelProto, tmp_path: Path) -> None:
+    assert "OPT211" not in codes(model, tmp_path)
+
+
+def test_weights_in_integers_are_not_foldable(tmp_path: Path) -> None:
+    body = "f = Cast<to = 1>(q) w = Mul(f, s) y = MatMul(x, w)"
+    graph = f"g (float[N,64] x) => (float[N,64] y) {{ {body} }}"
+    weights = {"q": np.ones((64, 64), np.int8), "s": np.full((1, 64), 0.1, np.float32)}
+    assert "OPT202" not in codes(text(graph, **weights), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "s = Shape(x) f = Cast<to = 1>(s) y = Add(x, f)",
+        "z = ConstantOfShape(n) y = Add(x, z)",
+        "i = Identity(n) z = ConstantOfShape(n) s = Add(i, i) t = Cast<to = 1>(s) y = Add(x, t)",
+    ],
+)
+def test_what_is_the_same_in_every_run_is_foldable(body: str, tmp_path: Path) -> None:
+    assert "OPT202" in codes(line(body, n=np.array([1], np.int64)), tmp_path)
+
+
+def test_types_are_inferred_for_casts(tmp_path: Path) -> None:
+    assert "OPT206" in codes(line("a = Exp(x) b = Cast<to = 1>(a) y = Abs(b)"), tmp_path)
+    assert "OPT206" not in codes(line("a = Cast<to = 11>(x) y = Cast<to = 1>(a)"), tmp_path)
+
+
+def test_random_nodes_do_not_repeat_each_other(tmp_path: Path) -> None:
+    body = "a = RandomNormalLike(x) b = RandomNormalLike(x) y = Sub(a, b)"
+    assert "OPT212" not in codes(line(body), tmp_path)
+
+
+def test_the_passes_are_rehearsed_where_wanted(tmp_path: Path) -> None:
+    model = line("a = Slice(x, i, j) b = Slice(x, j, k) y = Concat<axis = 0>(a, b)", **BOUNDS)
+    assert codes(model, tmp_path) == set()
+    assert codes(model, tmp_path, runtime=True) == {"OPT213"}
+    (found,) = check(tmp_path / "model.onnx", Settings(runtime=True))
+    assert found.message.startswith("clean and fuse would make")
+    assert found.message.endswith("of 3 nodes")
+
+
+BOUNDS = {n: np.array([v], np.int64) for n, v in zip("ijk", (0, 4, 8), strict=True)}

@@ -12,7 +12,7 @@ import pytest
 
 from onnxopt.check.rules import RULES
 
-HEAVY = ("onnxruntime", "rich", "networkx")
+HEAVY = ("onnxruntime", "rich", "networkx", "onnxopt.runtime", "onnxopt.model.importer")
 
 
 @pytest.fixture(autouse=True)

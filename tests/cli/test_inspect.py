@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+
+MODELS = Path(__file__).parent.parent.parent / "models"
 
 
 def test_page(cli):
@@ -76,3 +80,31 @@ def test_hostile_names_do_no_harm(cli, make):
     onnx.save(model, "m.onnx")
     page = cli("inspect", "m.onnx").page
     assert "[bold]" in page
+
+
+def sensitivity(*more: str) -> list[str]:
+    data = str(MODELS / "digits_vit.calib.npz")
+    return ["inspect", str(MODELS / "digits_vit.onnx"), "--sensitivity", "--calib", data, *more]
+
+
+def test_sensitivity(cli):
+    done = cli(*sensitivity())
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert "node op error saved time saved size price" in done.page
+    assert "mode dynamic" in done.page
+    found = cli(*sensitivity("--json")).json
+    prices = [n["price"] for n in found["nodes"] if n["price"] is not None]
+    assert prices == sorted(prices, reverse=True)
+    assert {"name", "op", "step", "error", "drop", "microseconds", "bytes", "price"} == set(
+        found["nodes"][0]
+    )
+    assert found["samples"] > 0
+
+
+def test_sensitivity_says_what_it_needs(cli):
+    assert "--calib" in cli("inspect", "model.onnx", "--sensitivity").error(2)
+    assert "exclude" in cli("inspect", "model.onnx", "--sensitivity", "--groups").error(2)
+    assert "no input 'image'" in cli("inspect", "model.onnx", *sensitivity()[2:]).error(2)
+    np.savez("two.npz", x=np.zeros((8, 2), np.float32))
+    said = cli("inspect", "custom.onnx", "--sensitivity", "--calib", "two.npz").error(2)
+    assert "onnxruntime" in said

@@ -168,7 +168,12 @@ def lossy(report: dict) -> dict:
     step = report["steps"][-1]
     step["undone"], step["reasons"] = ["rule@node"], ["outputs differ"]
     plan = {"nodes": {"mixed": "integers"}, "noise": {"mixed": 0.0125}}
-    step["evidence"] = {"static": plan, "certificate": {"groups": 2}}
+    groups = [
+        {"name": "g", "members": ["a", "b", "c", "d"], "before": 8, "after": 6, "error": 0.25}
+    ]
+    held = {"groups": 2, "inputs": 4, "max_drift": 1.5e-7}
+    step["evidence"] = {"static": plan, "certificate": held, "groups": groups}
+    report["proof"]["certificate"] = {"prune": held}
     return report
 
 
@@ -177,7 +182,8 @@ def test_widths_types_and_evidence(report):
     verify(page)
     for words in (
         "3 of 4", ">int8<", "accuracy lower by 0.0030", "groups", "outputs differ", "rule@node",
-        "Within the budget", "integers; noise 0.0125",
+        "Within the budget", "computed in integers", "11.18%", "the score decides",
+        "on 4 inputs, to 1.5e-07", "<td>8</td><td>6</td><td>0.25</td><td>a, b, c and 1 more</td>",
     ):  # fmt: skip
         assert words in page
     assert "</script><script>document" not in page

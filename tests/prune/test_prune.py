@@ -1,8 +1,10 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
-from prune import topologies
+from onnx import helper
+from prune import sequences, topologies
 
 import onnxopt
 from onnxopt.base import Context
@@ -31,9 +33,10 @@ def test_a_ratio_without_samples():
     model, edits, ctx = run(topologies.resnet, Prune(ratio=0.5))
     assert edits == len(ctx.evidence["groups"])
     assert all(after == before // 2 for before, after in widths(ctx).values())
+    assert all(0 < g["score"] < 0.5 for g in ctx.evidence["groups"])
     assert ctx.evidence["certificate"]["groups"] == edits
     assert ctx.evidence["certificate"]["max_drift"] < 2e-6
-    assert any("no calibration samples" in note for note in ctx.notes)
+    assert any("no layer is fitted anew" in note for note in ctx.notes)
     assert model.export().nbytes < Model.from_proto(topologies.resnet()).export().nbytes / 2
 
 
@@ -66,6 +69,18 @@ def test_l1_keeps_the_large_channels():
     np.testing.assert_array_equal(first.values, values[1::2])
 
 
+def test_types_that_a_file_lists_for_its_weights_follow():
+    proto = topologies.plain()
+    listed = [
+        helper.make_tensor_value_info(t.name, t.data_type, list(t.dims))
+        for t in proto.graph.initializer
+    ]
+    proto.graph.value_info.extend(listed)
+    model = Model.from_proto(proto)
+    assert Prune(ratio=0.5).run(model, Context())
+    onnx.checker.check_model(model.to_proto(), full_check=True)
+
+
 def test_a_denied_group_stays_whole():
     _, _, ctx = run(topologies.resnet, Prune(ratio=0.5))
     name = ctx.evidence["groups"][0]["name"]
@@ -76,6 +91,7 @@ def test_a_denied_group_stays_whole():
 def test_heads_go_whole_unless_asked():
     _, _, ctx = run(topologies.vit, Prune(ratio=0.5))
     assert all(before != 16 for before, _ in widths(ctx).values())
+    assert (4, 2) in widths(ctx).values()
     assert any("heads=any" in reason for reason in ctx.untouched.values())
     _, _, ctx = run(topologies.vit, Prune(ratio=0.5, heads="any"))
     assert (16, 8) in widths(ctx).values()
@@ -155,9 +171,15 @@ def test_samples_choose_and_fit():
     assert certificate["max_drift"] < 2e-6
 
 
+def test_the_survey_counts_macs_on_drawn_inputs_where_shapes_are_open():
+    found = Prune().survey(Model.from_proto(sequences.decoder()), Context())
+    assert 0.3 < found["reach_macs"] < 1
+
+
 def test_the_survey_says_what_is_frozen_and_how_far_pruning_reaches():
-    found = Prune().survey(Model.from_proto(topologies.plain()))
+    found = Prune().survey(Model.from_proto(topologies.plain()), Context())
     assert 0.9 < found["reach_params"] < 1
+    assert 0.9 < found["reach_macs"] < 1
     by_name = {g["name"]: g for g in found["groups"]}
     assert by_name["w2"]["frozen"] is None
     assert any("model output" in (g["frozen"] or "") for g in found["groups"])

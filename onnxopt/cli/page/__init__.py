@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from onnxopt.cli.page import charts, figures, lanes, view
+from onnxopt.cli.page import charts, figures, lanes, layers, view
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -29,8 +29,8 @@ def render_report(report: Facts) -> str:
         trust=view.trust(report),
         stages=view.stages(report),
         widths=view.widths(report),
-        precision=view.precision(report),
-        evidence=view.evidence(report),
+        precision=layers.precision(report),
+        evidence=layers.evidence(report),
         kernels=view.kernels(report),
         graphs=view.graphs(report),
         ops=view.operators(report),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxopt.cli import tables
 from onnxopt.cli.page.charts import Bar
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from onnxopt.cli.page.layers import pairs, said
 
 Facts = dict[str, Any]
 
@@ -77,6 +75,7 @@ def trust(report: Facts) -> list[Facts]:
                 f" {tables.plural(proof['samples'], 'sample')}; {proof['max_drop']:g} is allowed.",
             )
         )
+    found += map(_certified, (proof.get("certificate") or {}).values())
     found.append(_timed(report["latency"]))
     if proof["unreached_branches"]:
         count = tables.plural(len(proof["unreached_branches"]), "branch", "branches")
@@ -103,9 +102,23 @@ def _compared(proof: Facts) -> Facts:
     if proof["drift"] is not None:
         floor = tables.drift(proof["noise_floor"])
         drift = f"largest difference {tables.drift(proof['drift'])}, noise floor {floor}"
+        if proof["metric"] is not None:
+            drift += " (lossy passes change outputs: the score decides)"
     how = "as written and as onnxruntime optimizes it"
     more = " Real samples prove more." if ok is None else ""
     return _check(ok, "Outputs compared", f"On {where}, {how}: {drift}.{more}")
+
+
+def _certified(certificate: Facts) -> Facts:
+    """Return what the certificate of a pass that cuts says: narrower equals masked."""
+    drift, inputs = certificate.get("max_drift"), certificate.get("inputs")
+    if drift is None or not inputs:
+        return _check(None, "Certificate", said(certificate))
+    on = tables.plural(inputs, "input")
+    words = f"equals the uncut one with what went set to zero, on {on}, to {tables.drift(drift)}"
+    return _check(
+        True, "Cut where it was meant", f"Before layers are fitted anew, the model {words}."
+    )
 
 
 def _timed(latency: Facts | None) -> Facts:
@@ -139,30 +152,11 @@ def _stage(label: str, value: float, text: str) -> Bar:
     return Bar(label, value, text, kind="before" if label == "source" else "after")
 
 
-def _pairs(report: Facts) -> list[tuple[Facts, Facts | None]]:
-    """Return layers of the source, each with what became of it."""
-    nodes = (report.get("detail") or {}).get("nodes")
-    if nodes is None:
-        return []
-    after: dict[str, Facts] = {}
-    for node in nodes["after"]:
-        if "weight" in node:
-            after[node["graph"] + node["name"]] = node
-            after.update((node["graph"] + name, node) for name in node["outputs"])
-    found = []
-    for node in nodes["before"]:
-        if "weight" in node:
-            keys = (node["name"], *node["outputs"])
-            new = next((after[k] for n in keys if (k := node["graph"] + n) in after), None)
-            found.append((node, new))
-    return found
-
-
 def widths(report: Facts) -> list[Bar]:
     """Return the channels of each layer, kept of what there was; empty if none changed."""
     rows = [
         (old["name"], old["width"], new["width"])
-        for old, new in _pairs(report)
+        for old, new in pairs(report)
         if new is not None and old.get("width") and new.get("width")
     ]
     if all(before == after for _, before, after in rows):
@@ -170,59 +164,6 @@ def widths(report: Facts) -> list[Bar]:
     return [
         Bar(name, after, f"{after} of {before}", before, "after") for name, before, after in rows
     ]
-
-
-def precision(report: Facts) -> list[Facts]:
-    """Return the types of weights: `layer`, `before`, `after`, `why`; empty if none changed."""
-    reasons = {u["name"]: u["reason"] for u in report["untouched"]}
-    rows = []
-    for old, new in _pairs(report):
-        name = old["name"]
-        why = [*_findings(report, name), reasons.get(name) or reasons.get(old["weight"]["name"])]
-        after = None if new is None else new["weight"]["dtype"]
-        row = {"layer": name, "before": old["weight"]["dtype"], "after": after}
-        rows.append({**row, "why": "; ".join(dict.fromkeys(filter(None, why)))})
-    return rows if any(r["after"] not in (None, r["before"]) for r in rows) else []
-
-
-def _findings(report: Facts, layer: str) -> Iterator[str]:
-    """Yield what passes found out about a layer: entries of their evidence under its name."""
-    for step in report["steps"]:
-        for what, held in step.get("evidence", {}).items():
-            tables_of = {what: held, **(held if isinstance(held, dict) else {})}
-            for key, table in tables_of.items():
-                if isinstance(table, dict) and layer in table:
-                    found = table[layer]
-                    yield found if isinstance(found, str) else f"{key} {said(found)}"
-
-
-def evidence(report: Facts) -> list[Facts]:
-    """Return what passes found out themselves, as rows: `pass`, `what`, `said`."""
-    return [
-        {"pass": step["pass"], "what": key, "rows": _rows(value)}
-        for step in report["steps"]
-        for key, value in step.get("evidence", {}).items()
-        if value
-    ]
-
-
-def _rows(value: Any) -> list[tuple[str, str]]:
-    if isinstance(value, dict):
-        return [(str(k), said(v)) for k, v in value.items()]
-    if isinstance(value, list):
-        return [(str(i), said(v)) for i, v in enumerate(value)]
-    return [("", said(value))]
-
-
-def said(value: Any) -> str:
-    """Return any JSON value in words."""
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {said(v)}" for k, v in value.items())
-    if isinstance(value, list):
-        return ", ".join(said(v) for v in value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else str(value)
 
 
 def kernels(report: Facts) -> Facts | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from onnxopt.model import Model
     from onnxopt_passes.prune.axes import Var
+    from onnxopt_passes.prune.observe import Lengths
 
 
 PLAIN = ("spatial axis", "gates", "directions")
@@ -60,12 +61,18 @@ class Analysis:
         return tuple(g for g in self.groups if g.frozen is None)
 
 
-def analyse(model: Model) -> Analysis:
-    """Find the groups of a model. The model is not changed, but shapes are inferred anew."""
+def analyse(model: Model, soft: bool = False, observed: Lengths | None = None) -> Analysis:
+    """Find the groups of a model. The model is not changed, but shapes are inferred anew.
+
+    Args:
+        model: The model.
+        soft: Whether groups over which a mean is taken may be cut; else they are frozen.
+        observed: Lengths of axes that runs have shown, by the names of tensors.
+    """
     match.stamp(model.graph)
     shapes.infer(model)
     order = in_order(model.graph)
-    refine(order)
+    refine(order, observed)
     sheet = Sheet(model.opset)
     unknown: dict[str, list[str]] = defaultdict(list)
     for node in order:
@@ -75,7 +82,7 @@ def analyse(model: Model) -> Analysis:
             freeze_computed(sheet, node)
     for tensor in model.graph.outputs:
         sheet.block(tensor, "model output")
-    groups, variables = _groups(sheet, order)
+    groups, variables = _groups(sheet, order, soft)
     found = {op: tuple(names) for op, names in unknown.items()}
     return Analysis(model, sheet, groups, variables, found)
 
@@ -103,7 +110,9 @@ def _block(sheet: Sheet, node: gs.Node, reason: str) -> None:
         sheet.block(tensor, reason)
 
 
-def _groups(sheet: Sheet, order: list[gs.Node]) -> tuple[tuple[Group, ...], dict[str, Var]]:
+def _groups(
+    sheet: Sheet, order: list[gs.Node], soft: bool
+) -> tuple[tuple[Group, ...], dict[str, Var]]:
     reader: dict[int, gs.Node] = {}
     for node in order:
         for tensor in node.inputs:
@@ -125,7 +134,9 @@ def _groups(sheet: Sheet, order: list[gs.Node]) -> tuple[tuple[Group, ...], dict
     for var, found_members in members.items():
         name = _name(found_members, variables)
         variables[name] = var
-        groups.append(Group(name, var.size or 0, tuple(found_members), var.head, var.frozen))
+        frozen = var.frozen or (None if soft else var.soft)
+        members_found = tuple(found_members)
+        groups.append(Group(name, var.size or 0, members_found, var.head, frozen, var.soft))
     return tuple(groups), variables
 
 

@@ -26,12 +26,20 @@ class Var:
         size: Its length; None where it is known only when the model runs.
         frozen: Why no index may go; None if they may.
         head: Whether it is the width within the heads of an attention.
+        soft: Why the result changes where an index goes, beyond what it had a part in: a mean is
+            taken over the axis. None if nothing of the kind is known.
     """
 
-    __slots__ = ("_bound", "_parent", "frozen", "head", "size")
+    __slots__ = ("_bound", "_parent", "frozen", "head", "size", "soft")
 
-    def __init__(self, size: int | None, frozen: str | None = None, head: bool = False) -> None:
-        self.size, self.frozen, self.head = size, frozen, head
+    def __init__(
+        self,
+        size: int | None,
+        frozen: str | None = None,
+        head: bool = False,
+        soft: str | None = None,
+    ) -> None:
+        self.size, self.frozen, self.head, self.soft = size, frozen, head, soft
         self._parent: Var | None = None
         self._bound: Axis | None = None
 
@@ -49,6 +57,7 @@ class Var:
         other._parent = self
         self.frozen = self.frozen or other.frozen
         self.head = self.head or other.head
+        self.soft = self.soft or other.soft
 
     def bind(self, axis: Axis) -> None:
         """Make an unbound root stand for a finer expression of the same size."""
@@ -57,6 +66,8 @@ class Var:
             freeze(axis, self.frozen)
         if self.head:
             mark_head(axis)
+        if self.soft is not None:
+            soften(axis, self.soft)
 
     @property
     def bound(self) -> Axis | None:
@@ -87,13 +98,15 @@ NOTHING = Sum(())
 """The axis of length 0."""
 
 
-def new(size: int | None, frozen: str | None = None, head: bool = False) -> Axis:
+def new(
+    size: int | None, frozen: str | None = None, head: bool = False, soft: str | None = None
+) -> Axis:
     """Return an axis of its own."""
     if size is None:
         return Var(None, frozen or "its length is known only when the model runs")
     if size < 2:
         return ONE if size == 1 else NOTHING
-    return Var(size, frozen, head)
+    return Var(size, frozen, head, soft)
 
 
 def size(axis: Axis) -> int | None:
@@ -171,6 +184,13 @@ def freeze(axis: Axis, reason: str) -> None:
     for var in leaves(axis):
         if var.frozen is None:
             var.frozen = reason
+
+
+def soften(axis: Axis, reason: str) -> None:
+    """Say that a mean is taken over an axis; the first reason stands."""
+    for var in leaves(axis):
+        if var.soft is None:
+            var.soft = reason
 
 
 def mark_head(axis: Axis) -> None:
@@ -326,7 +346,7 @@ def tail(axis: Axis, length: int) -> tuple[Axis, Axis] | None:
 
 
 def _like(var: Var, length: int) -> Axis:
-    return new(length, var.frozen, var.head)
+    return new(length, var.frozen, var.head, var.soft)
 
 
 def _tail_of_product(axis: Prod, length: int) -> tuple[Axis, Axis] | None:

@@ -3,7 +3,7 @@
 Layers are fitted in the order of the data flow, each to the inputs that the layers before leave
 it with after their own fit. Where the output of a layer is added to a shortcut, the target is the
 uncut model's sum less the cut model's shortcut: so a residual branch mends what the layers before
-it, in other branches, have left.
+it, in other branches, have left. What an activation behind hides is not fitted (`clamped`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from onnxopt import match
 from onnxopt.model.layout import in_order
 from onnxopt.runtime import Settings
 from onnxopt.statistics.dependence import Dependence
-from onnxopt.statistics.grams import Moments
+from onnxopt.statistics.grams import Moments, merged
 from onnxopt.statistics.stages import Stages
+from onnxopt_passes.prune.clamped import Rows, after, refine, spacing
 from onnxopt_passes.prune.collect import held, rows_a_sample
 from onnxopt_passes.prune.least_squares import Fit, refit
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from onnxopt.model import Model
     from onnxopt.statistics.layer import Linear
+    from onnxopt_passes.prune.clamped import Clamp
 
 LARGEST = 4608
 """Columns of the widest layer that is fitted: its matrices take half a gigabyte."""
@@ -83,10 +85,12 @@ class Target:
     Attributes:
         tensor: The output of the teacher's layer, or the sum that it goes into.
         shortcut: The other term of that sum in the student; None without a sum.
+        clamp: Where what reads the tensor is flat; None where all of it counts.
     """
 
     tensor: gs.Tensor
     shortcut: gs.Tensor | None = None
+    clamp: Clamp | None = None
 
 
 def compensate(
@@ -130,7 +134,7 @@ def compensate(
     fits: dict[str, Fit] = {}
     for number, stage in enumerate(stages):
         collectors = [
-            _Collector(twin, target, count, (seed, number, i), threads)
+            _Collector(twin, target, count, (seed, number, i), len(stage), threads)
             for i, (twin, target) in enumerate(stage)
         ]
         for sample, (mine, wanted) in enumerate(zip(ours.run(), theirs.run(), strict=True)):
@@ -151,23 +155,34 @@ class _Collector:
     """The moments of one layer, those of the fit and those held out."""
 
     def __init__(
-        self, twin: Twin, target: Target, count: int, seed: tuple[int, ...], threads: int
+        self,
+        twin: Twin,
+        target: Target,
+        count: int,
+        seed: tuple[int, ...],
+        many: int,
+        threads: int,
     ) -> None:
         self.twin, self._target, self._seed = twin, target, seed
         groups, outputs, inputs = twin.student.shape
         self._most = rows_a_sample(twin.student, count)
         self._parts = [Moments(groups, inputs, outputs, threads) for _ in range(2)]
+        width = groups * (inputs + 2 * outputs)
+        self._rows = Rows(spacing(count * self._most, width, many))
 
     def add(self, sample: int, values: Any, y: np.ndarray) -> None:
         """Add rows of one sample: its values are the layer's input, then the shortcut if any."""
         layer, x = self.twin.student, next(values)
         if self.twin.kept is not None:
             y = np.take(y, self.twin.kept, axis=layer.channel_axis(y.ndim))
-        if self._target.shortcut is not None:
-            y = y - next(values)
         picks = layer.pick(x.shape, self._most, (*self._seed, sample))
-        part = self._parts[held(sample)]
-        part.add(layer.rows(x, picks), layer.targets(y, picks))
+        rows, wanted = layer.rows(x, picks), layer.targets(y, picks)
+        rest = np.zeros_like(wanted)
+        if self._target.shortcut is not None:
+            rest = layer.targets(next(values), picks)
+        self._parts[held(sample)].add(rows, wanted - rest)
+        if self._target.clamp is not None and layer.biased:
+            self._rows.add(held(sample), rows, wanted - rest, rest)
 
     def fit(self) -> Fit:
         """Fit the layer, and write what was found unless it is worse."""
@@ -179,6 +194,9 @@ class _Collector:
         except ValueError:
             return Fit(matrix, offsets, np.inf, np.inf, None)
         found = refit(fitted, held_out, matrix, offsets, layer.biased)
+        if found.ridge is not None and self._target.clamp is not None and layer.biased:
+            moments = merged([fitted, held_out])
+            found = refine(found, moments, matrix, self._target.clamp, self._rows)
         if found.ridge is not None:
             layer.write(found.matrix, found.offsets.reshape(-1) if layer.biased else None)
         return found
@@ -208,7 +226,7 @@ def _target(
     graph: gs.Graph, twin: Twin, above: Dependence, level: Mapping[int, int]
 ) -> tuple[Target, frozenset[int]]:
     """Return what a layer is fitted to, and the fitted layers that its shortcut depends on."""
-    plain = Target(twin.teacher.output), frozenset[int]()
+    plain = Target(twin.teacher.output, None, after(twin.student.output)), frozenset[int]()
     ours, theirs = (
         match.sole_reader(layer.node.owner, layer.output, "Add", "Sum")  # type: ignore[attr-defined]
         for layer in (twin.student, twin.teacher)
@@ -221,4 +239,4 @@ def _target(
     before = above.of(shortcut)
     if not before <= level.keys():
         return plain  # it waits for a layer that is fitted later, perhaps for this one
-    return Target(theirs.outputs[0], shortcut), before
+    return Target(theirs.outputs[0], shortcut, after(ours.outputs[0])), before

@@ -36,11 +36,10 @@ def ranking(group: Group, reads: Mapping[str, Read], least: int = 1) -> Ranking 
 
 def readers_of(member: Member, reads: Mapping[str, Read]) -> list[Reader]:
     """Return a consumer as OBS sees it: one reader for each group of its Conv."""
-    read = _read(member, reads)
+    read = read_of(member, reads)
     if read is None:
         return []
-    taps = 1 if read.shared else read.layer.taps
-    columns = (member.columns[:, :, None] * taps + np.arange(taps)).reshape(len(member.columns), -1)
+    columns = columns_of(member, read)
     moments = read.moments if read.layer.biased else read.moments.raw()
     channels = np.arange(len(columns))
     return [
@@ -49,7 +48,14 @@ def readers_of(member: Member, reads: Mapping[str, Read]) -> list[Reader]:
     ]
 
 
-def _read(member: Member, reads: Mapping[str, Read]) -> Read | None:
+def columns_of(member: Member, read: Read) -> np.ndarray:
+    """Return, for each index, its columns in the moments of a layer, shape (n, k)."""
+    taps = 1 if read.shared else read.layer.taps
+    places = member.columns[:, :, None] * taps + np.arange(taps)
+    return np.asarray(places.reshape(len(member.columns), -1))
+
+
+def read_of(member: Member, reads: Mapping[str, Read]) -> Read | None:
     """Return the layer whose input axis a consumer is, None if it is no such layer."""
     read = reads.get(ir.label(member.node))
     if read is None or member.axis != read.layer.input_axis:

@@ -9,6 +9,7 @@ import numpy as np
 from onnxopt import match
 from onnxopt.model import ir
 from onnxopt_passes.prune import axes, branch
+from onnxopt_passes.prune.soft import restate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,8 +48,9 @@ def cut(analysis: Analysis, keep: Keep) -> None:
     for tensor, found in analysis.sheet.tensors():
         if any(var in chosen for axis in found for var in axes.leaves(axis)):
             _slice(tensor, found, chosen)
+    copies: dict[tuple[int, int], gs.Node] = {}
     for number, value in numbers:
-        _write_number(number, value)
+        _write_number(analysis.model.graph, number, value, copies)
     for item, values in indices:
         if values is not None:
             _replace(item.node, 1, values)
@@ -90,8 +92,10 @@ def _new_indices(item: Indices, chosen: Mapping[Var, np.ndarray]) -> np.ndarray 
     return np.asarray(np.searchsorted(source, index), values.dtype)
 
 
-def _write_number(number: Number, value: int) -> None:
-    node, slot = number.node, number.slot
+def _write_number(
+    graph: gs.Graph, number: Number, value: int, copies: dict[tuple[int, int], gs.Node]
+) -> None:
+    node, slot = _holder(graph, number, copies), number.slot
     if isinstance(slot, str):
         if number.place is None:
             node.attrs[slot] = value
@@ -107,6 +111,21 @@ def _write_number(number: Number, value: int) -> None:
         _replace(node, slot, values)
 
 
+def _holder(graph: gs.Graph, number: Number, copies: dict[tuple[int, int], gs.Node]) -> gs.Node:
+    """Return the node to write a number at: for one of several readers, a copy of its own."""
+    node, reader = number.node, number.reader
+    key = (id(node), id(reader))
+    if key not in copies:
+        old, label = node.outputs[0], ir.label(reader) if reader is not None else ""
+        if reader is None or len(old.outputs) == 1:
+            return node
+        out = ir.Variable(f"{old.name}_{label}", np.int64)
+        copy = ir.Node(node.op, f"{node.name}_{label}", dict(node.attrs), list(node.inputs), [out])
+        copies[key] = match.insert(graph, copy)
+        reader.inputs = [out if tensor is old else tensor for tensor in reader.inputs]
+    return copies[key]
+
+
 def _replace(node: gs.Node, slot: int, values: np.ndarray) -> None:
     """Give a node other numbers, and only this node."""
     tensor = node.inputs[slot]
@@ -119,7 +138,8 @@ def _replace(node: gs.Node, slot: int, values: np.ndarray) -> None:
 def mask(analysis: Analysis, keep: Keep) -> None:
     """Set to zero, in the analysed graph, what `cut` would remove from its weights.
 
-    Divisors stay as they are; in integer weights, zero is what dequantizes to zero.
+    Means over what is cut take what stays alone (`soft`). Divisors stay as they are; in integer
+    weights, zero is what dequantizes to zero.
     """
     for group in analysis.groups:
         if group.name not in keep:
@@ -128,6 +148,8 @@ def mask(analysis: Analysis, keep: Keep) -> None:
         for member in group.members:
             if member.role.value != "divisor":
                 _zero(member, member.columns[gone].reshape(-1))
+    chosen = {analysis.variables[n].root(): stays for n, stays in keep.items() if stays.any()}
+    restate(analysis.model.graph, analysis.sheet, chosen)
 
 
 def _zero(member: Member, columns: np.ndarray) -> None:

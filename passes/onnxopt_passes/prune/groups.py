@@ -72,6 +72,8 @@ class Group:
         members: The weights it runs along, in the order of the graph.
         head: Whether it is the width within heads of an attention; kept whole unless asked.
         frozen: Why nothing can be removed; None if it can.
+        soft: Why it can only be removed where the change is made up for: a mean over the indices.
+            None if the cut is exact.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Group:
     members: tuple[Member, ...]
     head: bool = False
     frozen: str | None = None
+    soft: str | None = None
 
     @property
     def producers(self) -> tuple[Member, ...]:

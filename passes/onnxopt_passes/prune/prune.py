@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from onnxopt.base import Pass
+from onnxopt.errors import PassError
 from onnxopt.runtime import Settings
 from onnxopt.samples import synthetic
 from onnxopt_passes.prune import plan, uncalibrated
 from onnxopt_passes.prune.analysis import analyse
 from onnxopt_passes.prune.certificate import MOST_INPUTS, Certifier
+from onnxopt_passes.prune.chosen import Chosen
 from onnxopt_passes.prune.criteria import CRITERIA, named, scores
-from onnxopt_passes.prune.cut import cut
+from onnxopt_passes.prune.cutter import Cutter, stays
 from onnxopt_passes.prune.decide import LEAST_SAMPLES, Wish, decide
 from onnxopt_passes.prune.obs import Ranking
+from onnxopt_passes.prune.observe import drawn, observe
+from onnxopt_passes.prune.seen import Seen
 from onnxopt_passes.prune.survey import survey
 
 if TYPE_CHECKING:
@@ -27,30 +31,9 @@ if TYPE_CHECKING:
 
     from onnxopt.base import Context
     from onnxopt.model import Model
-    from onnxopt_passes.prune.analysis import Analysis
-    from onnxopt_passes.prune.certificate import Certificate
     from onnxopt_passes.prune.groups import Group
 
 BUDGETS = ("ratio", "macs", "params", "latency")
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A cut that was chosen.
-
-    Attributes:
-        keeps: The indices that stay, of groups that lose some.
-        model: The cut model.
-        errors: What the curve of a group foretold at its width: squared error as a share of the
-            variance of the tensors that it enters, summed over the layers that read it.
-        fits: By layer that was fitted, the error on samples held out as a share of the variance of
-            its target, before and after.
-    """
-
-    keeps: Mapping[str, np.ndarray]
-    model: Model
-    errors: Mapping[str, float] = field(default_factory=dict)
-    fits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,13 +47,16 @@ class Prune(Pass):
         macs: Share of the source's multiply-accumulates that may stay.
         params: Share of the source's parameters that may stay.
         latency: Share of the source's latency that may stay, measured on this machine.
-        criterion: `obs` on the calibration samples, `l1`, `l2`, `bn`, `random`, or
-            `module:function`.
+        criterion: `obs`, `activation`, `taylor` or `fisher` on the calibration samples; `l1`, `l2`
+            or `bn` on the weights; `random`; or `module:function`. `taylor` and `fisher` run the
+            model once for each index and sample.
         compensate: `ls`: layers are fitted by least squares to what the uncut model computes.
             `none`: weights are only cut; a ratio then needs no samples
             (`--allow-synthetic`).
         align: `measured`: only widths that pay on this machine. `none`: every width.
         heads: `whole`: heads of an attention go whole. `any`: their width may shrink too.
+        soft: Cut widths over which a mean or a variance is taken too (LayerNormalization,
+            RMSNormalization, ReduceMean): no cut of them is exact, so that layers must be fitted.
         min_channels: The smallest width of a group. Above 1, branches do not go whole either.
         include: Only groups whose name matches one of these globs.
         exclude: No groups whose name matches one of these.
@@ -89,6 +75,7 @@ class Prune(Pass):
     compensate: Literal["ls", "none"] = "ls"
     align: Literal["measured", "none"] = "measured"
     heads: Literal["whole", "any"] = "whole"
+    soft: bool = False
     min_channels: int = 1
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
@@ -103,22 +90,31 @@ class Prune(Pass):
         if self.criterion not in ("obs", *CRITERIA) and ":" not in self.criterion:
             known = ", ".join(CRITERIA)
             raise ValueError(f"no criterion is named {self.criterion!r}; there are: obs, {known}")
+        if self.soft and self.compensate == "none":
+            raise ValueError("soft=true changes what means are taken over: it needs compensate=ls")
         if self.min_channels < 1:
             raise ValueError("min_channels must be at least 1")
 
     def run(self, model: Model, ctx: Context) -> int:  # noqa: D102
         if self.criterion != "obs":
             named(self.criterion)  # a wrong name fails before any work
-        analysis = analyse(model)
+        if self.soft and (ctx.calibration is None or ctx.calibration.count() < LEAST_SAMPLES):
+            raise PassError(
+                "prune: soft=true changes what means are taken over, and layers must make up for "
+                f"that: give at least {LEAST_SAMPLES} --calib samples"
+            )
+        source = model.clone()
+        feeds = _feeds(source, ctx)
+        observed = observe(source, (*drawn(source, ctx.seed), *feeds), _settings(ctx))
+        analysis = analyse(model, self.soft, observed)
         groups = [g for g in analysis.told if self._open(g, ctx)]
         file = None if self.plan is None else Path(self.plan)
         planned = plan.read(file, groups) if file is not None and file.exists() else None
         allowed = [g for g in groups if ctx.allow(f"group@{g.name}")]
-        source = model.clone()
-        certifier = Certifier(source, _feeds(source, ctx), _settings(ctx))
+        certifier = Certifier(source, feeds, _settings(ctx), observed)
         chosen = Chosen({}, source)
         if allowed and certifier.feeds:
-            chosen = self._proven(source, allowed, certifier, ctx, planned)
+            chosen = self._proven(source, allowed, certifier, Cutter(observed), ctx, planned)
             if file is not None and planned is None:
                 plan.write(file, allowed, chosen.keeps)
         elif allowed:
@@ -130,8 +126,8 @@ class Prune(Pass):
             model.graph = chosen.model.graph
         return len(chosen.keeps)
 
-    def survey(self, model: Model) -> dict[str, Any]:  # noqa: D102
-        return survey(model)
+    def survey(self, model: Model, ctx: Context) -> dict[str, Any]:  # noqa: D102
+        return survey(model, _settings(ctx))
 
     def _open(self, group: Group, ctx: Context) -> bool:
         """Whether a group may be cut; if not, the report says why."""
@@ -153,6 +149,7 @@ class Prune(Pass):
         source: Model,
         groups: list[Group],
         certifier: Certifier,
+        cutter: Cutter,
         ctx: Context,
         planned: Mapping[str, np.ndarray] | None,
     ) -> Chosen:
@@ -164,47 +161,60 @@ class Prune(Pass):
         guilty = dict(certifier.certify(halves)[1].guilty)
         while True:
             left = [g for g in groups if g.name not in guilty]
-            chosen = self._chosen(source, left, ctx, planned)
-            masks = {g.name: _mask(g, chosen.keeps[g.name]) for g in left if g.name in chosen.keeps}
+            chosen = self._chosen(source, left, cutter, ctx, planned)
+            masks = {
+                g.name: stays(g.size, chosen.keeps[g.name]) for g in left if g.name in chosen.keeps
+            }
             _, certificate = certifier.certify(masks)
             if not certificate.guilty:
                 break
             guilty |= certificate.guilty
         for name, why in guilty.items():
             ctx.untouched[name] = f"the certificate does not hold: {why}"
-        self._report(left, chosen, certificate, guilty, ctx)
+        ctx.evidence["certificate"] = {**certificate.facts(), "frozen": dict(guilty)}
+        ctx.evidence.update(chosen.evidence(left))
+        soft = [g.name for g in left if g.soft is not None and g.name in chosen.keeps]
+        if soft:
+            ctx.notes.append(
+                f"prune: the certificate of {', '.join(soft)} compares with means taken over what "
+                "stays: no cut of them equals the uncut model"
+            )
         return chosen
 
     def _chosen(
         self,
         source: Model,
         groups: list[Group],
+        cutter: Cutter,
         ctx: Context,
         planned: Mapping[str, np.ndarray] | None,
     ) -> Chosen:
         """Return a cut, as it was planned or as it is found best."""
         if planned is None:
-            return self._decided(source, groups, ctx)
+            return self._decided(source, groups, cutter, ctx)
         sizes = {g.name: g.size for g in groups}
         keeps = {n: k for n, k in planned.items() if len(k) < sizes.get(n, 0)}
-        return Chosen(keeps, _cut(source, keeps))
+        return Chosen(keeps, cutter(source, keeps))
 
-    def _decided(self, source: Model, groups: list[Group], ctx: Context) -> Chosen:
+    def _decided(self, source: Model, groups: list[Group], cutter: Cutter, ctx: Context) -> Chosen:
         few = ctx.calibration is None or ctx.calibration.count() < LEAST_SAMPLES
         rankings = None
         if self.criterion != "obs" or self.compensate == "none" or few:
             criterion = "l2" if self.criterion == "obs" else self.criterion
-            rankings = {g.name: _ranking(criterion, g, source, ctx.seed) for g in groups}
+            rankings = self._ranked(criterion, source, groups, ctx)
         kind, value = self._budget(ctx)
         if rankings is not None and (self.compensate == "none" or few):
-            ctx.notes.append("prune: no calibration samples are used, and no layer is fitted anew")
+            ctx.notes.append("prune: no layer is fitted anew to calibration samples")
+            groups = [g for g in groups if g.name in rankings]
             step = uncalibrated.STEP if self.align == "measured" else 1
             keeps = uncalibrated.choose(
-                source, groups, rankings, _cut, (kind, value), max(self.min_channels, 1), step
+                source, groups, rankings, cutter, (kind, value), max(self.min_channels, 1), step
             )
-            return Chosen(keeps, _cut(source, keeps))
+            gone = {g.name: g.size - len(keeps.get(g.name, range(g.size))) for g in groups}
+            lost = {name: float(rankings[name].errors[n]) for name, n in gone.items()}
+            return Chosen(keeps, cutter(source, keeps), scores=lost)
         wish = Wish(kind, value, self.align == "measured", self.min_channels)
-        decision = decide(source, groups, _cut, ctx, wish, rankings)
+        decision = decide(source, groups, cutter, ctx, wish, rankings)
         for name in decision.unranked:
             ctx.untouched[name] = "no layer with samples reads it"
         if decision.result.why:
@@ -215,8 +225,25 @@ class Prune(Pass):
             place.keeps(result.widths),
             result.model,
             {g.name: c.error(w) for g, c, w in rows},
-            {n: (f.before, f.after) for n, f in result.fits.items() if f.ridge is not None},
+            fits={n: (f.before, f.after) for n, f in result.fits.items() if f.ridge is not None},
         )
+
+    def _ranked(
+        self, criterion: str, source: Model, groups: list[Group], ctx: Context
+    ) -> dict[str, Ranking]:
+        """Return the orders of a criterion, and say what it cost."""
+        settings = Settings(True, ctx.threads, ctx.custom_ops)
+        indices = sum(g.size for g in groups)
+        seen = Seen(source, ctx.calibration, ctx.seed, settings, indices)
+        worths = {g.name: scores(criterion, g, seen) for g in groups}
+        for name in (n for n, worth in worths.items() if worth is None):
+            ctx.untouched[name] = "no layer with samples reads it"
+        if seen.runs:
+            ctx.notes.append(
+                f"prune: criterion={criterion} ran the model {seen.runs:,} times, once for each of "
+                f"{indices:,} indices and each of {len(seen.gates.outputs)} samples"
+            )
+        return {name: _ranking(worth) for name, worth in worths.items() if worth is not None}
 
     def _budget(self, ctx: Context) -> tuple[uncalibrated.Kind, float]:
         for kind in uncalibrated.KINDS:
@@ -225,56 +252,12 @@ class Prune(Pass):
                 return kind, float(value)
         return "drop", ctx.max_drop
 
-    def _report(
-        self,
-        groups: list[Group],
-        chosen: Chosen,
-        certificate: Certificate,
-        guilty: Mapping[str, str],
-        ctx: Context,
-    ) -> None:
-        ctx.evidence["certificate"] = {**certificate.facts(), "frozen": dict(guilty)}
-        ctx.evidence["groups"] = [
-            {
-                "name": g.name,
-                "members": [m.constant.name for m in g.members],
-                "before": g.size,
-                "after": len(chosen.keeps.get(g.name, range(g.size))),
-            }
-            | ({"error": _digits(chosen.errors[g.name])} if g.name in chosen.errors else {})
-            for g in groups
-        ]
-        ctx.evidence["fits"] = {
-            name: {"before": _digits(before), "after": _digits(after)}
-            for name, (before, after) in chosen.fits.items()
-        }
 
-
-def _digits(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
-def _mask(group: Group, keep: np.ndarray) -> np.ndarray:
-    stays = np.zeros(group.size, bool)
-    stays[keep] = True
-    return stays
-
-
-def _ranking(criterion: str, group: Group, model: Model, seed: int) -> Ranking:
-    """Return the order of a criterion; the error is the share of worth that is gone."""
-    worth = scores(criterion, group, model, seed)
+def _ranking(worth: np.ndarray) -> Ranking:
+    """Return the order by worth; the error is the share of it that is gone."""
     order = np.argsort(worth, kind="stable")
     lost = np.concatenate([[0.0], np.cumsum(worth[order])])
     return Ranking(order, lost / max(float(lost[-1]), 1e-30))
-
-
-def _cut(model: Model, keeps: Mapping[str, np.ndarray]) -> Model:
-    """Return a new model without the indices that do not stay."""
-    copy = model.clone()
-    analysis: Analysis = analyse(copy)
-    sizes = {g.name: g for g in analysis.groups}
-    cut(analysis, {name: _mask(sizes[name], keep) for name, keep in keeps.items()})
-    return copy
 
 
 def _settings(ctx: Context) -> Settings:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from onnxopt import match, shapes
 from onnxopt.model import ir
 from onnxopt_passes.prune import axes
+from onnxopt_passes.prune.soft import Statistic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,8 @@ class Number:
         place: Which element of a list; None for a single number.
         axis: Whose length it is.
         copied: Where the number is Reshape's 0: the axis of the input that it copies.
+        reader: Where the node is a Concat that several nodes take their shape from: the one that
+            this is about. It gets a Concat of its own if the number changes.
     """
 
     node: gs.Node
@@ -42,6 +45,7 @@ class Number:
     place: int | None
     axis: Axis
     copied: Axis | None = None
+    reader: gs.Node | None = None
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,15 @@ class Sheet:
         numbers: What has to be written anew, by node and place.
         indices: Indices that have to be written anew.
         roles: What axes of constants are to the indices that run along them.
+        statistics: Nodes that take means over axes.
     """
 
     def __init__(self, opset: int) -> None:
         self.opset = opset
-        self.numbers: dict[tuple[int, str | int, int | None], Number] = {}
+        self.numbers: dict[tuple[int, str | int, int | None, int], Number] = {}
         self.indices: list[Indices] = []
         self.roles: dict[tuple[int, int], Role] = {}
+        self.statistics: list[Statistic] = []
         self._axes: dict[int, tuple[Axis, ...]] = {}
         self._tensors: dict[int, gs.Tensor] = {}
 
@@ -158,18 +164,29 @@ class Sheet:
         place: int | None,
         axis: Axis,
         copied: Axis | None = None,
+        reader: gs.Node | None = None,
     ) -> None:
         """Say that a number in the graph is the length of an axis."""
-        key = (id(node), slot, place)
+        key = (id(node), slot, place, id(reader))
         other = self.numbers.get(key)
         if other is not None:
             axes.unify(other.axis, axis, f"one number of {ir.label(node)!r} stands for both")
             return
-        self.numbers[key] = Number(node, slot, place, axis, copied)
+        self.numbers[key] = Number(node, slot, place, axis, copied, reader)
 
     def freeze(self, axis: Axis, node: gs.Node, reason: str) -> None:
         """Freeze an axis for a reason that lies in a node."""
         axes.freeze(axis, f"{reason} ({node.op} {ir.label(node)!r})")
+
+    def soften(self, found: Sequence[Axis], over: Sequence[int], node: gs.Node) -> None:
+        """Say that a node takes a mean over axes of its first input.
+
+        They are frozen, unless what changes there is made up for.
+        """
+        reason = f"mean or variance over the axis ({node.op} {ir.label(node)!r})"
+        for i in over:
+            axes.soften(found[i], reason)
+        self.statistics.append(Statistic(node, tuple(over)))
 
     def unify(self, a: Axis, b: Axis, node: gs.Node) -> None:
         """Say that two axes have the same indices, because of a node."""

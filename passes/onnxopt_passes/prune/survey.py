@@ -7,23 +7,29 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import numpy as np
 
-from onnxopt.model import ir
+from onnxopt import cost
 from onnxopt_passes.prune.analysis import analyse
+from onnxopt_passes.prune.cut import cut
+from onnxopt_passes.prune.observe import drawn, observe
 
 if TYPE_CHECKING:
     from onnxopt.model import Model
+    from onnxopt.runtime import Settings
     from onnxopt_passes.prune.analysis import Analysis
+    from onnxopt_passes.prune.observe import Lengths
 
 
-def survey(model: Model) -> dict[str, Any]:
-    """Return the groups of a model as JSON has them.
+def survey(model: Model, settings: Settings) -> dict[str, Any]:
+    """Return the groups of a model as JSON has them; a run may show what shapes leave open.
 
-    `reach_params` is the share of all weights that lie in a slice of a group that can be cut;
-    `units` is how many sets of groups there are that share no weight.
+    `reach_params` and `reach_macs` are the shares of the parameters and of the multiply-accumulates
+    that go if one index is left of each group that can be cut, the latter None where the shapes it
+    takes are not known; `units` is how many sets of groups there are that share no weight.
     """
-    analysis = analyse(model)
+    observed = observe(model, drawn(model), settings)
+    analysis = analyse(model, observed=observed)
     return {
-        "reach_params": _reach(analysis),
+        **_reach(analysis, observed),
         "units": nx.number_connected_components(network(analysis)),
         "unknown": {op: list(names) for op, names in analysis.unknown.items()},
         "groups": [
@@ -36,6 +42,7 @@ def survey(model: Model) -> dict[str, Any]:
                     for m in g.members
                 ],
                 "frozen": g.frozen,
+                "soft": g.soft is not None and g.frozen == g.soft,
             }
             for g in analysis.told
         ],
@@ -53,14 +60,18 @@ def network(analysis: Analysis) -> nx.Graph:
     return graph
 
 
-def _reach(analysis: Analysis) -> float:
-    constants = {
-        id(t): t
-        for node in analysis.model.graph.nodes
-        for t in node.inputs
-        if isinstance(t, ir.Constant)
+def _reach(analysis: Analysis, observed: Lengths) -> dict[str, float | None]:
+    """Return the shares of parameters and of MACs that go if one index is left of each group."""
+    source = analysis.model
+    least = source.clone()
+    found = analyse(least, observed=observed)
+    cut(found, {g.name: np.arange(g.size) == 0 for g in found.free})
+    feed = next(iter(drawn(source)), None)
+    before, after = (cost.measure(m.export(), feed) for m in (source, least))
+    macs = None
+    if before.macs and after.macs is not None:
+        macs = 1 - after.macs / before.macs
+    return {
+        "reach_params": 1 - after.params / before.params if before.params else 0.0,
+        "reach_macs": macs,
     }
-    total = sum(int(np.prod(t.shape)) for t in constants.values())
-    free = {id(m.constant): m.constant for g in analysis.free for m in g.members}
-    held = sum(int(np.prod(t.shape)) for t in free.values())
-    return held / total if total else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from onnxopt import cost
@@ -53,7 +54,7 @@ def choose(
         cutter: Makes a cut model.
         budget: What is limited, and how.
         least: The smallest width.
-        step: Widths are multiples of it, where the full width is.
+        step: Channels left in weights are multiples of it, where all of them are.
 
     Raises:
         PassError: The budget needs samples, or cannot be met.
@@ -85,6 +86,8 @@ def choose(
 
 
 def _width(group: Group, share: float, least: int, step: int) -> int:
+    each = min(member.columns.shape[1] for member in group.members)
+    step //= math.gcd(step, each)  # a head of 16 is a multiple of four by itself
     unit = step if group.size % step == 0 else 1
     nearest = round(share * group.size / unit) * unit
     return min(max(nearest, least, unit), group.size)

@@ -9,11 +9,11 @@ in int8 and computed in float.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from onnxopt import match
 from onnxopt.base import Pass
-from onnxopt_passes.quant import half, modes, options
+from onnxopt_passes.quant import half, modes, options, survey
 
 if TYPE_CHECKING:
     from onnxopt.base import Context
@@ -51,6 +51,8 @@ class Quant(Pass):
         symmetric: Whether weights have the zero point 0.
         method: How ranges of activations are chosen from samples; auto picks one a tensor.
         cpu: Which kernels to write for; auto asks the machine.
+        recover: Whether accuracy is won back on samples, wherever the error on others falls, and
+            what still costs too much is stored finer.
         timed: Whether regions that are slower in integers stay in float, by measurement.
         recipe: A file with the choice for each node: read if it exists, written if not.
     """
@@ -67,6 +69,7 @@ class Quant(Pass):
     symmetric: bool = True
     method: Method = "auto"
     cpu: Cpu = "auto"
+    recover: Literal["auto", "none"] = "auto"
     timed: bool = True
     recipe: str | None = None
 
@@ -75,6 +78,10 @@ class Quant(Pass):
         reason = options.refusal(self)
         if reason:
             raise ValueError(reason)
+
+    def survey(self, model: Model, ctx: Context) -> dict[str, Any]:
+        """Return how sensitive the model is to quantization, node by node."""
+        return survey.survey(model, self, ctx)
 
     def run(self, model: Model, ctx: Context) -> int:
         """Quantize in place; return the number of nodes and weights that changed."""

@@ -3,9 +3,10 @@
 1  ranges of all tensors at units, from the fitting part of the calibration samples
 2  all units in integers; what onnxruntime does not fuse goes back to float (audit)
 3  units timed in float and in integers; the cheapest plan by a minimum cut
-4  while the metric falls too far on the trying part: the error of each group of units alone,
-as a penalty in the same cut, at a rising price
-5  the plan is kept only if the whole model is faster than before
+4  biases and integers of weights fitted, wherever the noise on the trying part falls
+5  while the metric falls too far there: the error of each group of units alone, as a penalty in the
+same cut, at a rising price
+6  the plan is kept only if the whole model is faster than before
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from onnxopt import rewrite, runtime, shapes
 from onnxopt.model import Model
 from onnxopt.runtime import Session, Settings
 from onnxopt.statistics import ranges
-from onnxopt_passes.quant import audit, cut, saturation, sensitivity, static, units
+from onnxopt_passes.quant import (
+    audit,
+    cut,
+    saturation,
+    sensitivity,
+    static,
+    static_fit,
+    trial,
+    units,
+)
 from onnxopt_passes.quant.plan import Plan
 from onnxopt_passes.quant.scheme import GRIDS
 from onnxopt_passes.quant.static import Recipe
@@ -30,14 +40,12 @@ if TYPE_CHECKING:
     from onnxopt.samples import Samples
     from onnxopt.statistics import Histogram
     from onnxopt_passes.quant import Quant
+    from onnxopt_passes.quant.layer_fit import Won
     from onnxopt_passes.quant.trial import Trial
     from onnxopt_passes.quant.units import Unit
 
 ROUNDS = 4
 """How often the audit takes units back."""
-
-CAUTION = 0.5
-"""Part of the run's budget that a plan may use on the trying part, which is only a sample."""
 
 PRODUCTS = ("MatMul", "Gemm")
 """Units that hybrid leaves to dynamic quantization."""
@@ -88,6 +96,8 @@ class Converter:
         self._audit()
         if self.options.timed and self.plan.chosen:
             self._time()
+        if self.options.recover == "auto" and self.plan.chosen:
+            self._recover()
         self._hold()
         return self.plan
 
@@ -99,6 +109,19 @@ class Converter:
         """
         self.plan = plan
         self._calibrate(compare=False)
+        if any(plan.recovered.values()):
+            fit = static_fit.read(self.model, self._chosen(), self.recipe, self.fit, self.ctx)
+            self.recipe = self._with(fit.won(plan.recovered))
+
+    def able(self) -> list[Unit]:
+        """Take ranges, and return the units that onnxruntime runs in integers.
+
+        Raises:
+            CannotRun: onnxruntime cannot run the model on the samples.
+        """
+        self._calibrate(compare=False)
+        self._audit()
+        return self._chosen()
 
     def build(
         self, chosen: Collection[str], recipe: Recipe | None = None, named: bool = False
@@ -136,8 +159,10 @@ class Converter:
             self.options.granularity != "tensor",
         )
         if self.cpu in ("x64", "generic") and recipe.activations.name == "uint8":
-            narrow = saturation.guilty(self.model, self.found, recipe, self.fit, self.settings)
-            recipe = replace(recipe, narrow=narrow)
+            tops = saturation.tops(self.model, self.found, recipe, self.fit, self.settings)
+            known = {u.name: u for u in self.found}
+            narrow = {name: saturation.guilty(known[name], top) for name, top in tops.items()}
+            recipe = replace(recipe, narrow=narrow, tops=tops)
         self.recipe = recipe
         if compare and self.plan.method == "auto":
             self._compare_methods(histograms)
@@ -182,6 +207,20 @@ class Converter:
         kept = self._recut(set(self.plan.chosen), {}, 0.0)
         self.plan.leave(self.plan.chosen - kept, "it is slower in integers")
 
+    def _recover(self) -> None:
+        """Correct biases and refine integers, wherever that lowers the noise on the trying part."""
+        fit = static_fit.read(self.model, self._chosen(), self.recipe, self.fit, self.ctx)
+        chosen = self.plan.chosen
+
+        def build(won: Won) -> Exported:
+            return self.build(chosen, self._with(won))
+
+        self.plan.recovered = fit.search("static", build, chosen, self.trial, self.ctx)
+        self.recipe = self._with(fit.won(self.plan.recovered))
+
+    def _with(self, won: Won) -> Recipe:
+        return replace(self.recipe, biases=won.biases, refined=won.refined)
+
     def _recut(self, kept: set[str], shares: Mapping[str, float], price: float) -> set[str]:
         """Return what stays in integers at a price of error."""
         if self.times is None:
@@ -197,7 +236,7 @@ class Converter:
             self.build,
             [u.name for u in self._chosen()],
             self.trial,
-            CAUTION * self.ctx.max_drop,
+            trial.CAUTION * self.ctx.max_drop,
             self._recut,
         )
         self.plan.leave(self.plan.chosen - kept, "it costs too much accuracy")

@@ -5,7 +5,8 @@ same without timing, and can be written to a file, edited, and applied again:
 
     {"method": "auto",
      "nodes": {"conv_1": "integers", "conv_2": "float: it costs too much accuracy"},
-     "noise": {"conv_1": 1.2e-05}}
+     "noise": {"conv_1": 1.2e-05},
+     "recovered": {"bias correction": ["conv_1"], "rounding": []}}
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxopt.errors import SpecError
+
+LAYOUT = 2
+"""Another number where what is remembered of a plan changes."""
 
 INTEGERS = "integers"
 FLOAT = "float: "
@@ -30,12 +34,14 @@ class Plan:
         chosen: Units that run in integers.
         floats: Units that stay in float, and why.
         noise: Noise that units cause alone, where it was measured.
+        recovered: Units that each step that wins accuracy back was kept for.
     """
 
     method: str = "auto"
     chosen: set[str] = field(default_factory=set)
     floats: dict[str, str] = field(default_factory=dict)
     noise: dict[str, float] = field(default_factory=dict)
+    recovered: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def leave(self, names: set[str], reason: str) -> None:
         """Take units out of the plan; the first reason stays."""
@@ -51,6 +57,7 @@ class Plan:
             "method": self.method,
             "nodes": dict(sorted(nodes.items())),
             "noise": dict(sorted(self.noise.items())),
+            "recovered": {step: sorted(names) for step, names in self.recovered.items()},
         }
 
     @classmethod
@@ -59,7 +66,8 @@ class Plan:
         nodes = held["nodes"]
         chosen = {name for name, what in nodes.items() if what == INTEGERS}
         floats = {n: what.removeprefix(FLOAT) for n, what in nodes.items() if n not in chosen}
-        return cls(held["method"], chosen, floats, dict(held.get("noise", {})))
+        steps = {step: frozenset(names) for step, names in held.get("recovered", {}).items()}
+        return cls(held["method"], chosen, floats, dict(held.get("noise", {})), steps)
 
 
 def read(path: str) -> Plan | None:

@@ -36,10 +36,10 @@ MARGIN = 1.05
 """How much larger than on the samples a channel may become."""
 
 
-def guilty(
+def tops(
     model: Model, found: Sequence[Unit], recipe: Recipe, samples: Samples, settings: Settings
 ) -> dict[str, np.ndarray]:
-    """Return for each unit which output channels may saturate, bool of shape (channels,).
+    """Return the largest integer of each input channel of units with a weight, by name.
 
     Args:
         model: The float model.
@@ -55,13 +55,18 @@ def guilty(
     names = list(dict.fromkeys(u.inputs[0].name for u in weighted))
     axes = {u.inputs[0].name: 1 if u.node.op == "Conv" else -1 for u in weighted}
     highest = extremes.largest(model, axes, samples, settings) if names else {}
-    result = {}
-    for unit in weighted:
-        weight = match.constant(unit.node.inputs[1])
-        assert weight is not None  # noqa: S101  # a guard of the unit
-        top = _integers(highest[unit.inputs[0].name], recipe.ranges[unit.inputs[0].name], recipe)
-        result[unit.name] = saturating(unit, weight, top)
-    return result
+    return {
+        u.name: _integers(highest[u.inputs[0].name], recipe.ranges[u.inputs[0].name], recipe)
+        for u in weighted
+    }
+
+
+def guilty(unit: Unit, top: np.ndarray) -> np.ndarray:
+    """Return which output channels of a unit may saturate in all of int8, bool (channels,)."""
+    weight = match.constant(unit.node.inputs[1])
+    assert weight is not None  # noqa: S101  # a guard of the unit
+    params = scheme.fit(weight, scheme.GRIDS["int8"], True, static.axis(unit.node))
+    return overflows(unit, scheme.quantize(weight, params).astype(np.int64), top)
 
 
 def _integers(largest: np.ndarray, span: tuple[float, float], recipe: Recipe) -> np.ndarray:
@@ -71,17 +76,15 @@ def _integers(largest: np.ndarray, span: tuple[float, float], recipe: Recipe) ->
     return scheme.quantize(values, params).astype(np.int64)
 
 
-def saturating(unit: Unit, weight: np.ndarray, top: np.ndarray) -> np.ndarray:
-    """Return which output channels of a unit may saturate.
+def overflows(unit: Unit, integers: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """Return which output channels of a unit may leave int16, bool of shape (channels,).
 
     Args:
         unit: The unit.
-        weight: Its weight, float32.
+        integers: Its weight, int64.
         top: The largest integer of each input channel.
     """
-    axis = static.axis(unit.node)
-    params = scheme.fit(weight, scheme.GRIDS["int8"], True, axis)
-    rows = _rows(unit, scheme.quantize(weight, params).astype(np.int64), axis)
+    rows = _rows(unit, integers, static.axis(unit.node))
     channels, depth = rows.shape
     groups = int(match.attribute(unit.node, "group", 1)) if unit.node.op == "Conv" else 1
     inputs = top.reshape(groups, -1)

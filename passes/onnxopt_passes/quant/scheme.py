@@ -172,11 +172,16 @@ def spread(part: np.ndarray, shape: tuple[int, ...], axis: int | None, block: in
 def quantize(values: np.ndarray, params: Params) -> np.ndarray:
     """Return the integers nearest to floats, in the grid's type."""
     scale, zero = _over(values, params)
-    grid = params.grid
     steps = np.rint(np.asarray(values, np.float64) / scale) + zero
-    low = grid.lowest + (1 if grid.signed and _balanced(params) and grid.bits > 2 else 0)
-    integers: np.ndarray = np.clip(steps, low, grid.highest).astype(grid.dtype)
+    integers: np.ndarray = np.clip(steps, *limits(params)).astype(params.grid.dtype)
     return integers
+
+
+def limits(params: Params) -> tuple[int, int]:
+    """Return the least and the largest integer that a scheme uses."""
+    grid = params.grid
+    low = grid.lowest + (1 if grid.signed and _balanced(params) and grid.bits > 2 else 0)
+    return low, grid.highest
 
 
 def dequantize(integers: np.ndarray, params: Params) -> np.ndarray:

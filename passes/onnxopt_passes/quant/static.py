@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from onnxopt.model import Model
+    from onnxopt_passes.quant.coded import Coded
     from onnxopt_passes.quant.units import Unit
 
 LARGEST_BIAS = 2.0**30
@@ -46,8 +47,10 @@ class Recipe:
         channelwise: Whether weights have one scale a channel.
         narrow: Indices of output channels whose weights stay within +-64, by unit; others use
             all of int8.
+        tops: The largest integer of each input channel, by unit, where sums of two products
+            saturate int16.
         biases: What is added to the bias of a unit, by its name, shape (channels,).
-        scales: Scales of weights that were found better than the largest magnitude's, by unit.
+        refined: Integers and scales of weights that are better than rounding to nearest, by unit.
     """
 
     ranges: Mapping[str, tuple[float, float]]
@@ -55,8 +58,9 @@ class Recipe:
     weights: Grid = GRIDS["int8"]
     channelwise: bool = True
     narrow: Mapping[str, np.ndarray] = field(default_factory=dict)
+    tops: Mapping[str, np.ndarray] = field(default_factory=dict)
     biases: Mapping[str, np.ndarray] = field(default_factory=dict)
-    scales: Mapping[str, np.ndarray] = field(default_factory=dict)
+    refined: Mapping[str, Coded] = field(default_factory=dict)
 
 
 def axis(node: gs.Node) -> int:
@@ -209,16 +213,20 @@ class _Placer:
         node = unit.node
         weight = match.constant(node.inputs[1])
         assert weight is not None  # noqa: S101  # a guard of the unit
-        given = match.constant(node.inputs[2]) if match.given(node, 2) else None
-        bias = None if given is None else given.reshape(-1)
+        bias = bias_of(unit)
         extra = self.recipe.biases.get(unit.name)
-        if extra is not None and node.op != "MatMul":
+        if extra is not None:
             bias = extra if bias is None else bias + extra
         incoming = self.integers[id(unit.inputs[0])].params
+        refined = self.recipe.refined.get(unit.name)
         params = weight_params(unit, weight, self.recipe, bias, incoming)
+        if refined is not None and (refined.params.scale >= needed(bias, incoming)).all():
+            params, integers = refined.params, refined.integers
+        else:
+            integers = scheme.quantize(weight, params)
         held = self.tied.setdefault(
             (id(node.inputs[1]), params.scale.tobytes()),
-            self._held(f"{unit.name}.weight", scheme.quantize(weight, params)),
+            self._held(f"{unit.name}.weight", integers),
         )
         inputs = [*inputs[:1], self._dequantize(f"{unit.name}.weight", _Integers(held, params))]
         if bias is not None:
@@ -268,12 +276,24 @@ def weight_params(
     """
     along = axis(unit.node) if recipe.channelwise else None
     params = scheme.fit(weight, recipe.weights, True, along)
-    scale = recipe.scales.get(unit.name, params.scale).astype(np.float64)
+    scale = params.scale.astype(np.float64)
     narrow = recipe.narrow.get(unit.name)
     if narrow is not None and narrow.any():
         mask = narrow if along is not None else narrow.any()
-        scale = np.where(mask, np.maximum(scale, params.scale * (127 / SAFE)), scale)
-    if bias is not None:
-        needed = np.abs(bias) / (float(incoming.scale) * LARGEST_BIAS)
-        scale = np.maximum(scale, needed if along is not None else needed.max(initial=0))
+        scale = np.where(mask, scale * (127 / SAFE), scale)
+    least = needed(bias, incoming)
+    scale = np.maximum(scale, least if along is not None else least.max(initial=0))
     return replace(params, scale=np.asarray(scale, np.float32))
+
+
+def needed(bias: np.ndarray | None, incoming: Params) -> np.ndarray:
+    """Return the least scales of a weight with which int32 holds the bias; zero without one."""
+    if bias is None:
+        return np.zeros(1)
+    return np.asarray(np.abs(bias) / (float(incoming.scale) * LARGEST_BIAS))
+
+
+def bias_of(unit: Unit) -> np.ndarray | None:
+    """Return the constant bias of a unit, of shape (channels,), None if it has none."""
+    given = match.constant(unit.node.inputs[2]) if match.given(unit.node, 2) else None
+    return None if given is None else given.reshape(-1)

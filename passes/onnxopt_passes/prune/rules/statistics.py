@@ -1,7 +1,8 @@
 """Ops that look along an axis: normalizations, softmax, reductions, searches.
 
-An axis over which a mean or a maximum is taken is frozen, since the result would change; a sum is
-a contraction, and what is removed from it is what it lost.
+An axis over which a maximum is taken is frozen, since the result would change; so is one over which
+a mean is taken, unless the pass is told that it may make up for that. A sum is a contraction, and
+what is removed from it is what it lost.
 """
 
 from __future__ import annotations
@@ -77,8 +78,10 @@ def layer_norm(sheet: Sheet, node: gs.Node) -> None:
             for a, b in zip(reversed(shape), reversed(found), strict=False):
                 if a != ONE:
                     sheet.unify(a, b, node)
-    for looked in found[axis:]:
-        sheet.freeze(looked, node, "mean or variance over the axis")
+    sheet.soften(found, range(axis, len(found)), node)
+    if any(t.name and (t.outputs or match.fetched(t)) for t in node.outputs[1:]):
+        for looked in found[axis:]:
+            sheet.freeze(looked, node, "its mean or variance is read")
     sheet.put(node.outputs[0], found)
     for out in node.outputs[1:]:
         sheet.put(out, [*found[:axis], *[ONE] * (len(found) - axis)])
@@ -89,8 +92,7 @@ def instance_norm(sheet: Sheet, node: gs.Node) -> None:
     found = sheet.axes(node.inputs[0])
     for tensor in node.inputs[1:3]:
         sheet.unify(found[1], sheet.axes(tensor)[0], node)
-    for looked in found[2:]:
-        sheet.freeze(looked, node, "mean or variance over the axis")
+    sheet.soften(found, range(2, len(found)), node)
     sheet.put(node.outputs[0], found)
 
 
@@ -141,7 +143,9 @@ def reduce(sheet: Sheet, node: gs.Node) -> None:
     if not all(-len(found) <= a < len(found) for a in over):
         raise Standback("its axes are not known")
     gone = {a % len(found) for a in over}
-    if node.op not in SUMS:
+    if node.op == "ReduceMean":
+        sheet.soften(found, sorted(gone), node)
+    elif node.op not in SUMS:
         for axis in gone:
             sheet.freeze(found[axis], node, "reduced")
     keep = node.attrs.get("keepdims", 1)

@@ -11,7 +11,7 @@ from onnxopt.base import Context
 from onnxopt.errors import OnnxoptError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from onnxopt.base import Pass
     from onnxopt.job import Progress
@@ -43,15 +43,18 @@ class Forecast:
     reason: str = ""
 
 
-def forecasts(model: Model, target: str, progress: Progress) -> Iterator[Forecast]:
+def forecasts(
+    model: Model, target: str, progress: Progress, wanted: Sequence[str] | None = None
+) -> Iterator[Forecast]:
     """Run every exact pass that needs no samples, each on what the one before it left.
 
     Args:
         model: Not changed.
         target: `portable` or `ort-cpu`.
         progress: Told which pass runs.
+        wanted: Names of passes; None for all that are installed.
     """
-    names = _ordered(list(registry.available()))
+    names = _ordered(list(registry.available() if wanted is None else wanted))
     current, nodes = model.clone(), cost.measure(model.export(), None).nodes
     for number, name in enumerate(names):
         progress(name, number / len(names))
