@@ -35,7 +35,7 @@ def order_weight(graph: gs.Graph, product: gs.Node) -> bool:
         if parts is None or match.constant(other) is not None:
             continue
         inverse, weight = parts
-        if not _recognised(graph, other, weight):
+        if not _recognised(graph, product, other, weight):
             return match.miss("no rule would know the normalisation then")
         if len(inverse.outputs) != 1 or match.quantized(other, product.outputs[0]):
             return match.miss("its inverse deviation has other readers, or it is quantized")
@@ -45,7 +45,7 @@ def order_weight(graph: gs.Graph, product: gs.Node) -> bool:
     return False
 
 
-def _recognised(graph: gs.Graph, x: gs.Tensor, weight: gs.Tensor) -> bool:
+def _recognised(graph: gs.Graph, product: gs.Node, x: gs.Tensor, weight: gs.Tensor) -> bool:
     """Whether a rule may make one node of it: not so, the order costs a little time."""
     values, dims = match.constant(weight), shapes.dims(x)
     if values is None or not dims or scalars.kind(x) != np.float32:
@@ -53,7 +53,9 @@ def _recognised(graph: gs.Graph, x: gs.Tensor, weight: gs.Tensor) -> bool:
     centred = match.is_op(match.producer(x), "Sub")
     if values.ndim > 1:
         return centred
-    return values.shape == (dims[-1],) and (graph.opset >= LAYER_NORM or not centred)
+    shifted = match.sole_reader(graph, product.outputs[0], "Add") is not None
+    known = graph.opset >= LAYER_NORM or shifted or not centred
+    return values.shape == (dims[-1],) and known
 
 
 def _weighted(graph: gs.Graph, node: gs.Node) -> tuple[gs.Tensor, gs.Tensor] | None:
