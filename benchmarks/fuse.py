@@ -43,7 +43,7 @@ SECONDS = 0.6
 """How long a round takes."""
 
 TARGETS = {
-    "portable": ("unroll", *(r.name for r in RULES)),
+    "portable": ("unroll", "group_norm", *(r.name for r in RULES)),
     "ort-cpu": tuple(r.name for r in (*EARLY, *LATE)),
 }
 
@@ -63,7 +63,8 @@ def alone(exported: Exported, rule: str, target: str) -> tuple[Exported, int]:
         return edit.startswith(f"{rule}@") and gate(edit)
 
     model = Model.from_exported(exported)
-    context = Context(target=target, allow=allow, retract=gate.retract)
+    room = 2 * exported.nbytes
+    context = Context(target=target, allow=allow, retract=gate.retract, source_bytes=room)
     Fuse(timed=False).run(model, context)
     return model.export(), len(gate.made)
 

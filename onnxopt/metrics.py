@@ -39,6 +39,7 @@ class Verdict:
         drop: Mean score of the source less `value`; negative where the model got better.
         error: Half width of the 95 % confidence interval of the drop.
         samples: How many samples were scored.
+        foreseen: The drop that margins of class scores foresee (`margins`); 0 without class scores.
     """
 
     metric: str
@@ -46,6 +47,23 @@ class Verdict:
     drop: float
     error: float
     samples: int
+    foreseen: float = 0.0
+
+    def breach(self, limit: float) -> str:
+        """Return how the score breaks a limit, in words; empty if it does not.
+
+        What is foreseen counts where the samples are too few to tell: where their interval is
+        wider than the limit.
+        """
+        if self.drop > limit:
+            return f"falls by {self.drop:.4f} (+-{self.error:.4f}), more than {limit:g}"
+        if self.error > limit and self.foreseen > limit:
+            return (
+                f"falls by {self.drop:.4f} on {self.samples} samples, but is going to fall by"
+                f" {self.foreseen:.4f} on many, by the margins of their classes: more than"
+                f" {limit:g}"
+            )
+        return ""
 
 
 def accuracy(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:

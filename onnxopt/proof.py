@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxopt import coverage, metrics, trial
 from onnxopt.errors import SamplesError
+from onnxopt.margins import Margins
 from onnxopt.parity import Tolerance
 from onnxopt.runtime import CannotRun, Session, Settings
 from onnxopt.spool import Spool
@@ -242,12 +243,9 @@ class Proof:
                 return Outcome(worst, failure=failure)
         if not exact and focus is None:
             verdict = self.score(model)
-            if verdict.drop > self.terms.max_drop:
-                failure = Failure(
-                    "budget",
-                    f"{verdict.metric} falls by {verdict.drop:.4f}"
-                    f" (+-{verdict.error:.4f}), more than {self.terms.max_drop:g}",
-                )
+            breach = verdict.breach(self.terms.max_drop)
+            if breach:
+                failure = Failure("budget", f"{verdict.metric} {breach}")
         return Outcome(worst, verdict, failure)
 
     def _structure(self, model: Exported) -> Failure | None:
@@ -311,8 +309,11 @@ class _Scores:
 
     def verdict(self, model: Exported) -> Verdict:
         session = Session(model, self.terms.settings(True))
-        scores = [
-            self.metric.score(session.run(feed), outputs, label)
-            for feed, outputs, label in self.items
-        ]
-        return metrics.summarize(self.metric.name, self.source, scores)
+        scores, margins = [], Margins()
+        for feed, outputs, label in self.items:
+            found = session.run(feed)
+            scores.append(self.metric.score(found, outputs, label))
+            if self.metric.name in metrics.FLIPS:
+                margins.add(outputs, found)
+        verdict = metrics.summarize(self.metric.name, self.source, scores)
+        return replace(verdict, foreseen=margins.drop())

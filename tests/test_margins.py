@@ -1,6 +1,7 @@
 import numpy as np
 
 from onnxopt.margins import Margins
+from onnxopt.metrics import Verdict
 
 
 def softmax(x):
@@ -40,3 +41,19 @@ def test_outputs_that_are_no_class_scores_say_nothing():
     margins = Margins()
     margins.add({"y": np.zeros((1, 3, 8, 8), np.float32)}, {"y": np.ones((1, 3, 8, 8), np.float32)})
     assert margins.drop() == 0.0
+
+
+def test_few_samples_without_a_flip_do_not_hide_what_margins_foresee():
+    few = Verdict("accuracy", 1.0, 0.0, 0.06, 50, foreseen=0.03)
+    assert "is going to fall by 0.0300 on many" in few.breach(0.01)
+    assert few.breach(0.05) == ""
+
+
+def test_many_samples_need_no_foresight():
+    assert Verdict("accuracy", 1.0, 0.0, 0.003, 1000, foreseen=0.03).breach(0.01) == ""
+
+
+def test_a_drop_that_is_seen_is_a_breach():
+    assert "falls by 0.0200 (+-0.0030), more than 0.01" in Verdict(
+        "cosine", 0.98, 0.02, 0.003, 100
+    ).breach(0.01)

@@ -52,7 +52,7 @@ def test_products_fuse_and_share_their_input(model, context, cpu):
 def test_without_vnni_no_sum_of_two_weights_saturates():
     rng = np.random.default_rng(0)
     weight = rng.normal(0, 1, (64, 16)).astype(np.float32)
-    params = dynamic.weight_params(weight, narrow=True, channelwise=True)
+    params = dynamic.weight_params(weight, 1, narrow=True, channelwise=True)
     integers = np.rint(weight / params.scale).astype(int)
     for part in (np.maximum(integers, 0), np.maximum(-integers, 0)):
         assert 255 * (part[1:] + part[:-1]).max() <= 32767

@@ -42,7 +42,7 @@ def _run(prepared, name, text, **context):
     """Return the context, the model, and its noise on samples that nobody has seen."""
     exported, calibration, feeds = prepared(name)
     model = Model.from_exported(exported)
-    ctx = Context(calibration=calibration.take(64), max_drop=1.0, **context)
+    ctx = Context(calibration=calibration.take(32), max_drop=1.0, **context)
     (item,) = spec.parse(text)
     item.run(model, ctx)
     after = model.export()
@@ -65,7 +65,7 @@ def test_four_bits_keep_more_of_a_model(prepared, name):
 
 @pytest.mark.parametrize("name", ["digits_resnet", "digits_dscnn"])
 def test_static_quantization_wins_accuracy_back(prepared, name):
-    text = "quant:mode=static:timed=false:cpu=x64-vnni"
+    text = "quant:mode=static:timed=false:cpu=generic"  # right on this machine, whatever it is
     _, _, plain = _run(prepared, name, f"{text}:recover=none")
     ctx, _, recovered = _run(prepared, name, text)
     assert recovered < plain
@@ -74,12 +74,20 @@ def test_static_quantization_wins_accuracy_back(prepared, name):
     assert all(step["noise_after"] <= step["noise_before"] for step in found.values())
 
 
-def test_biases_alone_lower_the_noise_of_channels_that_lost_bits(prepared):
-    # +-64 for all that could saturate: what remains of the mean goes into the bias
-    text = "quant:mode=static:timed=false:cpu=generic"
-    _, _, plain = _run(prepared, "digits_dscnn", f"{text}:recover=none")
-    _, _, recovered = _run(prepared, "digits_dscnn", text)
+def test_recurrent_weights_are_rounded_by_what_gates_read(prepared):
+    text = "quant:mode=weights:weights=int4"
+    _, _, plain = _run(prepared, "digits_lstm", f"{text}:recover=none")
+    ctx, _, recovered = _run(prepared, "digits_lstm", text)
+    assert recovered < 0.75 * plain
+    assert len(ctx.evidence["weights recovery"]["rounding"]["kept"]) >= 3
+
+
+def test_dynamic_quantization_wins_accuracy_back(prepared):
+    text = "quant:mode=dynamic:timed=false:cpu=generic"
+    _, _, plain = _run(prepared, "digits_vit", f"{text}:recover=none")
+    ctx, _, recovered = _run(prepared, "digits_vit", text)
     assert recovered < plain
+    assert ctx.evidence["dynamic recovery"]["rounding"]["kept"]
 
 
 class _Script(Trial):
@@ -134,7 +142,7 @@ def test_what_costs_too_much_in_four_bits_is_stored_finer(prepared):
     exported, calibration, _ = prepared("digits_dscnn")
     model = Model.from_exported(exported)
     ctx = Context(calibration=calibration.take(64), max_drop=1e-4, metric="sqnr")
-    Quant(mode="weights", weights="int4", recover="none").run(model, ctx)
+    Quant(mode="weights", weights="int4").run(model, ctx)
     bits = {t.name: t for t in model.export().whole().graph.initializer if t.name.endswith("_q")}
     kinds = {onnx.TensorProto.DataType.Name(t.data_type) for t in bits.values()}
     assert {"INT8", "INT16"} & kinds

@@ -243,6 +243,7 @@ def test_units_go_back_to_float_until_the_metric_holds(model, context):
     assert edits == 0
     assert _ops(after)["QuantizeLinear"] == 0
     assert set(ctx.evidence["static"]["nodes"].values()) == {"float: it costs too much accuracy"}
+    assert ctx.notes[0].startswith("mode weights: static was tried (it was asked for), and nothing")
 
 
 def test_a_recipe_can_be_edited(model, context, tmp_path):

@@ -51,7 +51,8 @@ class Quant(Pass):
         symmetric: Whether weights have the zero point 0.
         method: How ranges of activations are chosen from samples; auto picks one a tensor.
         cpu: Which kernels to write for; auto asks the machine.
-        recover: Whether accuracy is won back on samples, wherever the error on others falls.
+        recover: Whether accuracy is won back on samples, wherever the error on others falls, and
+            what still costs too much is stored finer.
         timed: Whether regions that are slower in integers stay in float, by measurement.
         recipe: A file with the choice for each node: read if it exists, written if not.
     """

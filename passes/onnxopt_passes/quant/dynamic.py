@@ -17,7 +17,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxopt import match, rewrite, shapes
+from onnxopt.statistics import linear
 from onnxopt_passes.quant import scheme, units
+from onnxopt_passes.quant.coded import Coded
+from onnxopt_passes.quant.layer_fit import Won
 from onnxopt_passes.quant.scheme import GRIDS, Params
 from onnxopt_passes.quant.static import SAFE
 
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 LEAST = 1024
 """Elements that a weight must have more of."""
 
+
+NOTHING = Won()
+"""Weights rounded to nearest."""
 
 PARTS = ("product", "cast", "scales", "rescale", "bias")
 """What the nodes of a product are called behind its label."""
@@ -72,7 +78,18 @@ def _float(tensor: gs.Tensor) -> bool:
     return shapes.dtype(tensor) in (None, units.FLOAT)
 
 
-def place(model: Model, chosen: Collection[str], narrow: bool, channelwise: bool = True) -> None:
+def axis(node: gs.Node) -> int:
+    """Return the axis of a product's weight that belongs to columns of what it computes."""
+    return 0 if node.op == "Gemm" and match.attribute(node, "transB", 0) else 1
+
+
+def place(
+    model: Model,
+    chosen: Collection[str],
+    narrow: bool,
+    channelwise: bool = True,
+    won: Won = NOTHING,
+) -> None:
     """Make products run in integers.
 
     Args:
@@ -80,54 +97,87 @@ def place(model: Model, chosen: Collection[str], narrow: bool, channelwise: bool
         chosen: Names of products.
         narrow: Keep channels within +-64 whose sums of two products could saturate int16.
         channelwise: Whether weights have one scale a column.
+        won: Biases and weights that are better, by name.
     """
     quantized: dict[tuple[int, int], list[gs.Tensor]] = {}
-    held: dict[tuple[int, bool], tuple[gs.Constant, gs.Constant]] = {}
+    held: dict[tuple[int, int], tuple[gs.Constant, gs.Constant]] = {}
     for product in find(model):
         if product.name not in chosen:
             continue
         node, graph = product.node, product.graph
+        _correct(product, won.biases.get(product.name))
         source = node.inputs[0]
         key = id(graph), id(source)
         if key not in quantized:
             quantized[key] = _quantize(graph, source)
-        turned = node.op == "Gemm" and bool(match.attribute(node, "transB", 0))
-        tied = id(node.inputs[1]), turned
+        tied = id(node.inputs[1]), axis(node)
         if tied not in held:
-            held[tied] = _weight(product, turned, narrow, channelwise)
+            refined = won.refined.get(product.name)
+            held[tied] = _weight(product, refined or _rounded(product, narrow, channelwise))
         _replace(product, quantized[key], *held[tied])
     for _, graph in model.graphs():
         graph.nodes[:] = [n for n in graph.nodes if not getattr(n, "removed", False)]
 
 
-def weight_params(weight: np.ndarray, narrow: bool, channelwise: bool) -> Params:
-    """Return the scheme of a weight (K, columns); see `place`."""
-    params = scheme.fit(weight, GRIDS["int8"], True, 1 if channelwise else None)
+def weight_params(weight: np.ndarray, along: int, narrow: bool, channelwise: bool) -> Params:
+    """Return the scheme of a weight whose columns are along an axis; see `place`."""
+    params = scheme.fit(weight, GRIDS["int8"], True, along if channelwise else None)
     if not narrow:
         return params
-    integers = scheme.quantize(weight, params).astype(np.int64)
-    worst = np.zeros(weight.shape[1], np.int64)
-    for part in (np.maximum(integers, 0), np.maximum(-integers, 0)):
-        worst = np.maximum(worst, (part[1:] + part[:-1]).max(0, initial=0))
-    guilty = worst > 2 * SAFE
+    guilty = overflows(scheme.quantize(weight, params), along)
     if not channelwise:
         guilty = np.asarray(guilty.any())
     scale = np.where(guilty, params.scale * (127 / SAFE), params.scale).astype(np.float32)
     return Params(np.asarray(scale), params.zero_point, params.grid, params.axis)
 
 
-def _weight(
-    product: Product, turned: bool, narrow: bool, channelwise: bool
-) -> tuple[gs.Constant, gs.Constant]:
-    values = match.constant(product.node.inputs[1])
-    assert values is not None  # noqa: S101  # a guard of `find`
-    weight = values.T if turned else values
-    params = weight_params(weight, narrow, channelwise)
-    integers = np.ascontiguousarray(scheme.quantize(weight, params))
+def overflows(integers: np.ndarray, axis: int) -> np.ndarray:
+    """Return for which columns sums of two products with any uint8 could leave int16.
+
+    Args:
+        integers: A weight's.
+        axis: The axis of the columns.
+    """
+    rows = np.moveaxis(integers.astype(np.int64), axis, 1)
+    worst = np.zeros(rows.shape[1], np.int64)
+    for part in (np.maximum(rows, 0), np.maximum(-rows, 0)):
+        worst = np.maximum(worst, (part[1:] + part[:-1]).max(0, initial=0))
+    return np.asarray(worst > 2 * SAFE)
+
+
+def most(coded: Coded, along: int) -> np.ndarray:
+    """Return the largest magnitude that integers of each scale had, for those that were narrowed.
+
+    Columns that never leave +-64 are kept there; others may use all of int8.
+    """
+    others = tuple(i for i in range(coded.integers.ndim) if i != along)
+    reached = np.abs(coded.integers.astype(np.int64)).max(others, initial=0)
+    found = np.where(reached <= SAFE, float(SAFE), float(coded.grid.highest))
+    return found if coded.params.axis is not None else np.asarray(found.max(initial=float(SAFE)))
+
+
+def _correct(product: Product, offsets: np.ndarray | None) -> None:
+    """Add to the bias of a product; that of a MatMul is in the Add behind it."""
+    layer = None if offsets is None else linear.find(product.graph, product.node)
+    if layer is not None and offsets is not None:
+        layer.write_bias(layer.offsets() + offsets)
+
+
+def _rounded(product: Product, narrow: bool, channelwise: bool) -> Coded:
+    """Return the weight rounded to nearest."""
+    weight = match.constant(product.node.inputs[1])
+    assert weight is not None  # noqa: S101  # a guard of `find`
+    params = weight_params(weight, axis(product.node), narrow, channelwise)
+    return Coded(weight.shape, params, scheme.quantize(weight, params))
+
+
+def _weight(product: Product, coded: Coded) -> tuple[gs.Constant, gs.Constant]:
+    """Return a weight's integers (K, columns), and its scales."""
+    integers = coded.integers if axis(product.node) else coded.integers.T
     name = product.node.inputs[1].name or units.label(product.node)
     return (
-        gs.Constant(f"{name}.quantized", integers),
-        gs.Constant(f"{name}.scale", params.scale),
+        gs.Constant(f"{name}.quantized", np.ascontiguousarray(integers)),
+        gs.Constant(f"{name}.scale", coded.params.scale),
     )
 
 
@@ -164,8 +214,10 @@ def _replace(
         match.insert(graph, gs.Node("Add", f"{label}.bias", {}, [scaled, bias], [out]))
 
 
-def build(model: Model, chosen: Collection[str], narrow: bool, channelwise: bool) -> None:
-    """Infer shapes, and make products run in integers."""
+def build(
+    model: Model, chosen: Collection[str], narrow: bool, channelwise: bool, won: Won = NOTHING
+) -> None:
+    """Infer shapes, and make products run in integers; see `place`."""
     shapes.infer(model)
     with rewrite.editing(model):
-        place(model, chosen, narrow, channelwise)
+        place(model, chosen, narrow, channelwise, won)

@@ -6,6 +6,7 @@ of that list that has to be finer is found by bisection.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from onnxopt_passes.quant.sensitivity import FEW
@@ -23,10 +24,23 @@ GROUPS = 64
 """Groups of neighbours whose noise is measured, at most."""
 
 
-def coarse(
-    build: Build, saved: Mapping[str, float], trial: Trial, limit: float
-) -> tuple[frozenset[str], bool]:
-    """Return which weights may stay as they are, and whether the metric holds then.
+@dataclass(frozen=True)
+class Coarse:
+    """What may stay as it is.
+
+    Attributes:
+        names: Those that may.
+        holds: Whether the metric holds with them.
+        noise: What each causes alone, where that was needed.
+    """
+
+    names: frozenset[str]
+    holds: bool
+    noise: dict[str, float] = field(default_factory=dict)
+
+
+def coarse(build: Build, saved: Mapping[str, float], trial: Trial, limit: float) -> Coarse:
+    """Return which weights may stay as they are.
 
     Args:
         build: Makes a candidate.
@@ -35,9 +49,9 @@ def coarse(
         limit: How far the metric may fall.
     """
     if trial.judge(build(saved)).drop <= limit:
-        return frozenset(saved), True
+        return Coarse(frozenset(saved), True)
     if trial.judge(build(())).drop > limit:
-        return frozenset(), False
+        return Coarse(frozenset(), False)
     noise = _noises(build, list(saved), trial)
     order = sorted(saved, key=lambda name: (-noise[name] / saved[name], name))
     fails, holds = 0, len(order)
@@ -47,7 +61,7 @@ def coarse(
             holds = middle
         else:
             fails = middle
-    return frozenset(order[holds:]), True
+    return Coarse(frozenset(order[holds:]), True, noise)
 
 
 def _noises(build: Build, names: list[str], trial: Trial) -> dict[str, float]:

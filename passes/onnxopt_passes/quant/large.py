@@ -157,7 +157,12 @@ def _scales(node: gs.Node, tensor: gs.Tensor) -> bool:
     if match.is_op(node, "Gather"):
         return node.inputs[0] is tensor and is_scale(node.outputs[0])
     others = [t for t in node.inputs if t is not tensor]
-    return match.is_op(node, "Mul") and any(_from_bytes(t) for t in others)
+    return match.is_op(node, "Mul") and any(_from_bytes(t) or _dynamic(t) for t in others)
+
+
+def _dynamic(tensor: gs.Tensor) -> bool:
+    """Whether it is the scale that DynamicQuantizeLinear gives an activation."""
+    return match.is_op(match.producer(tensor), "DynamicQuantizeLinear")
 
 
 def _from_bytes(tensor: gs.Tensor) -> bool:

@@ -12,15 +12,14 @@ from onnxopt.statistics import ranges
 from onnxopt_passes.quant import (
     cpu,
     decide,
-    dynamic,
     ledger,
     opset,
     plan,
-    sensitivity,
     trial,
     weight_only,
 )
 from onnxopt_passes.quant.converter import Converter, faster
+from onnxopt_passes.quant.dynamic_search import DynamicSearch
 from onnxopt_passes.quant.options import DATA
 from onnxopt_passes.quant.plan import Plan
 from onnxopt_passes.quant.trial import Trial
@@ -53,10 +52,14 @@ def quantize(model: Model, q: Quant, ctx: Context) -> int:
             mode, why = decide.mode(model, ctx)
     except CannotRun as e:
         mode, why = "weights", f"onnxruntime cannot run the model: {e}"
-    ctx.notes.append(f"mode {mode}: {why}; cpu {profile}")
+    first = len(ctx.notes)
     edits, floats = 0, dict[str, str]()
     if mode in DATA:
         edits, floats = _integers(model, q, ctx, mode, profile)
+        if not edits:
+            why = f"{mode} was tried ({why}), and nothing pays in integers"
+            mode = "weights"
+    ctx.notes.insert(first, f"mode {mode}: {why}; cpu {profile}")
     edits += weight_only.quantize_weights(model, q, ctx)
     ledger.complete(model, ctx, floats)
     return edits
@@ -104,21 +107,27 @@ class Search:
         fit, check = trial.parts(ctx.calibration, self.source, ctx.seed)
         self.trial = Trial(self.source, check, ctx)
         shapes.infer(model)
-        self.static: Converter | None = None
+        self.search: Converter | DynamicSearch
         if step == "static":
-            self.static = Converter(model, q, ctx, profile, fit, self.trial, products)
-        parts = [repr(q), step, profile, ctx.max_drop, ctx.metric, ctx.threads, products]
+            self.search = Converter(model, q, ctx, profile, fit, self.trial, products)
+        else:
+            self.search = DynamicSearch(model, q, ctx, profile, fit, self.trial)
+        parts = [
+            plan.LAYOUT,
+            repr(q),
+            step,
+            profile,
+            ctx.max_drop,
+            ctx.metric,
+            ctx.threads,
+            products,
+        ]
         self.key = verdicts.key(ranges.fingerprint(self.source, fit, ()), *parts)
         self.model = model
 
     def build(self, chosen: Collection[str]) -> Exported:
         """Return the model with these units in integers."""
-        if self.static is not None:
-            return self.static.build(chosen)
-        model = Model.from_exported(self.source)
-        narrow = self.profile in ("x64", "generic")
-        dynamic.build(model, chosen, narrow, self.q.granularity != "tensor")
-        return model.export()
+        return self.search.build(chosen)
 
     def plan(self) -> Plan:
         """Return the plan: the recipe's, the remembered one, or a new one.
@@ -132,40 +141,34 @@ class Search:
         if held is None and remembered is not None:
             held = Plan.from_dict(remembered["plan"])
             self.ctx.notes.extend(remembered["notes"])
+            self.ctx.evidence.update(remembered["evidence"])
         if held is None:
-            held, notes = self._new()
-            self.ctx.notes.extend(notes)
-            verdicts.remember(self.key, {"plan": held.to_dict(), "notes": notes})
-        elif self.static is not None:
-            self.static.adopt(held)
+            held = self._remembered()
+        else:
+            self.search.adopt(held)
         if self.q.recipe is not None:
             plan.write(f"{self.q.recipe}.{self.step}", held)
         self.ctx.evidence[self.step] = held.to_dict()
         return held
 
-    def _new(self) -> tuple[Plan, list[str]]:
-        found = self._static() if self.static is not None else self._dynamic()
+    def _remembered(self) -> Plan:
+        """Return a new plan, and remember it with what was said about it."""
+        said, shown = len(self.ctx.notes), set(self.ctx.evidence)
+        found = self._new()
+        evidence = {k: v for k, v in self.ctx.evidence.items() if k not in shown}
+        held = {"plan": found.to_dict(), "notes": self.ctx.notes[said:], "evidence": evidence}
+        verdicts.remember(self.key, held)
+        return found
+
+    def _new(self) -> Plan:
+        found = self.search.run()
         candidates = len(found.chosen) + len(found.floats)
-        notes = []
+        words = f"{self.step}: {len(found.chosen)} of {candidates} units"
         if found.chosen and self.q.timed:
-            won, words = faster(self.source, self.build(found.chosen), self.trial, self.ctx)
-            notes.append(f"{self.step}: {len(found.chosen)} of {candidates} units, {words}")
+            made = self.build(found.chosen)
+            won, times = faster(self.source, made, self.trial, self.ctx)
+            words += f", {times}"
             if not won:
-                found.leave(set(found.chosen), f"the whole is not faster: {words}")
-        else:
-            notes.append(f"{self.step}: {len(found.chosen)} of {candidates} units")
-        return found, notes
-
-    def _static(self) -> Plan:
-        assert self.static is not None  # noqa: S101  # `_new` has asked
-        return self.static.run()
-
-    def _dynamic(self) -> Plan:
-        names = [p.name for p in dynamic.find(self.model)]
-        found = Plan(chosen=set(names))
-        limit = trial.CAUTION * self.ctx.max_drop
-        kept, found.noise = sensitivity.hold(
-            self.build, names, self.trial, limit, sensitivity.drop_worst
-        )
-        found.leave(found.chosen - kept, "it costs too much accuracy")
+                found.leave(set(found.chosen), f"the whole is not faster: {times}")
+        self.ctx.notes.append(words)
         return found

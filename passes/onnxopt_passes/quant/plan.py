@@ -18,6 +18,9 @@ from typing import Any
 
 from onnxopt.errors import SpecError
 
+LAYOUT = 2
+"""Another number where what is remembered of a plan changes."""
+
 INTEGERS = "integers"
 FLOAT = "float: "
 

@@ -73,8 +73,8 @@ def read(
     settings: Settings,
     quantized: Mapping[str, Params] | None = None,
     seed: int = 0,
-) -> dict[str, Reading]:
-    """Return what layers read, by the names of their outputs.
+) -> dict[int, Reading]:
+    """Return what layers read, by the ids of their weights.
 
     Layers that are too wide, or that read values that are not finite, are not in it.
 
@@ -90,7 +90,7 @@ def read(
         CannotRun: onnxruntime cannot run the model.
     """
     match.stamp(model.graph)
-    found: dict[str, Reading] = {}
+    found: dict[int, Reading] = {}
     count = samples.count()
     for part in _parts([layer for layer in layers if layer.shape[2] <= WIDEST]):
         sums = [
@@ -104,7 +104,7 @@ def read(
         for one in sums:
             reading = one.reading()
             if reading is not None:
-                found[one.layer.node.outputs[0].name] = reading
+                found[id(one.layer.weight)] = reading
     return found
 
 

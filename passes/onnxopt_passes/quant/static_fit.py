@@ -51,9 +51,9 @@ def read(
     known = readings.read(model, wanted, samples, settings, quantized, ctx.seed)
     return LayerFit(
         {
-            name: _item(unit, known[name], recipe, quantized[unit.inputs[0].name])
+            name: _item(unit, known[id(weight)], recipe, quantized[unit.inputs[0].name])
             for name, unit in able.items()
-            if name in known
+            if id(weight := unit.node.inputs[1]) in known
         }
     )
 

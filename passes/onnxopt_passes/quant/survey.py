@@ -20,6 +20,7 @@ from onnxopt import deployed, match, shapes
 from onnxopt.model import Model
 from onnxopt.runtime import Settings
 from onnxopt_passes.quant import audit, cpu, decide, dynamic, modes, opset, trial, weight_only
+from onnxopt_passes.quant.converter import Converter
 from onnxopt_passes.quant.trial import Trial
 
 if TYPE_CHECKING:
@@ -154,19 +155,17 @@ def _integers(
         return []
     profile = cpu.detect() if q.cpu == "auto" else q.cpu
     search = modes.Search(work, q, ctx, step, profile, products=mode != "hybrid")
-    if search.static is not None:
-        return _static(search, floats)
+    if isinstance(search.search, Converter):
+        return _static(search.search, floats)
     return _dynamic(search, ctx)
 
 
-def _static(search: Search, floats: dict[str, str]) -> list[Candidate]:
-    converter = search.static
-    assert converter is not None  # noqa: S101  # the caller has asked
+def _static(converter: Converter, floats: dict[str, str]) -> list[Candidate]:
     found = converter.able()
     floats.update(converter.plan.floats)
     names = [u.name for u in found]
     before, after = (converter.build(some, named=True) for some in ((), names))
-    feed, threads = search.trial.feed, converter.ctx.threads
+    feed, threads = converter.trial.feed, converter.ctx.threads
     times = audit.times(before, after, found, converter.sizes, feed, threads)
     return [
         Candidate(
@@ -224,7 +223,7 @@ def _weights(model: Model, q: Quant, ctx: Context) -> list[Candidate]:
         return False
 
     source = model.export()
-    stored = replace(q, mode="weights")
+    stored = replace(q, mode="weights", recover="none")
     weight_only.quantize_weights(model.clone(), stored, _apart(ctx, note))
     ops = _readers(model)
     found = []

@@ -4,6 +4,11 @@
     drop  = fall of the run's metric
 
 Noise is smooth and comparable between edits, and ranks them; the drop decides.
+
+Where there are no class scores, the metric is the mean cosine of the outputs, which is blind to
+scale and lets a good output (a state) hide a bad one (a mask). There the drop is at least that of
+the worst output by its noise over all samples: half of it, which is 1 - cosine where errors are
+small.
 """
 
 from __future__ import annotations
@@ -96,6 +101,7 @@ class Trial:
         if metric is None:
             raise SamplesError(f"{samples.source}: too few samples to try a quantized model on")
         self.metric = metric
+        self.unnamed = ctx.metric is None
 
     @property
     def feed(self) -> dict[str, np.ndarray]:
@@ -105,7 +111,7 @@ class Trial:
 
     def judge(self, candidate: Exported, most: int | None = None) -> Found:
         """Run a candidate on the samples, or on the first few."""
-        noise, scores, margins = [], [], Margins()
+        noise, scores, margins, worst = [], [], Margins(), _Worst()
         try:
             session = Session(candidate, self.settings)
             for number, (feed, want, label) in enumerate(self.kept):
@@ -113,13 +119,40 @@ class Trial:
                     break
                 got = session.run(feed)
                 noise.append(relative(want, got))
+                worst.add(want, got)
                 scores.append(self.metric.score(got, want, label))
                 if self.metric.name in metrics.FLIPS:
                     margins.add(want, got)
         except CannotRun:
             return Found(float("inf"), float("inf"))
         drop = float(np.mean(self.scores[: len(scores)]) - np.mean(scores))
+        if self.unnamed and self.metric.name == "cosine":
+            drop = max(drop, worst.drop())
         return Found(float(np.mean(noise)), max(drop, margins.drop()))
+
+
+class _Worst:
+    """Sums of squares of each float output, and of its errors."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, np.ndarray] = {}
+
+    def add(self, want: Outputs, got: Outputs) -> None:
+        """Take in one sample."""
+        theirs = dict(flat(got))
+        for name, value in flat(want):
+            if not is_float(value) or theirs[name].shape != value.shape:
+                continue
+            x, y = (v.astype(np.float64) for v in (value, theirs[name]))
+            seen = np.isfinite(x)
+            x, y = x[seen], np.where(np.isfinite(y), y, np.inf)[seen]
+            sums = np.array([np.sum((x - y) ** 2), np.sum(x**2)])
+            self._sums[name] = self._sums.get(name, np.zeros(2)) + sums
+
+    def drop(self) -> float:
+        """Return half of the noise of the worst output."""
+        found = [error / size for error, size in self._sums.values() if size]
+        return 0.5 * float(max(found, default=0.0))
 
 
 def relative(want: Outputs, got: Outputs) -> float:

@@ -6,7 +6,7 @@
 4  while the metric still falls too far, the weights that cost most a byte saved are stored finer:
    in 8 bits a channel, then in 16, then in float
 
-Without real samples only the first is done.
+Without real samples, and with `recover=none`, only the first is done.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 from onnxopt.errors import SamplesError
 from onnxopt.runtime import CannotRun
 from onnxopt.statistics import linear
-from onnxopt_passes.quant import finer, forms, readings, trial
+from onnxopt_passes.quant import finer, forms, gates, readings, trial
 from onnxopt_passes.quant.layer_fit import Item, LayerFit, Won
 from onnxopt_passes.quant.trial import CAUTION, Trial
 
@@ -79,7 +79,9 @@ def fit(model: Model, found: Forms, options: Quant, ctx: Context) -> list[Fitted
         ctx: Its calibration samples are fitted to, and tried on.
     """
     plain = [Fitted(form, form.code()) for form in found.chosen]
-    if not plain or ctx.calibration is None or ctx.calibration.synthetic:
+    if not plain or options.recover == "none":
+        return plain
+    if ctx.calibration is None or ctx.calibration.synthetic:
         return plain
     try:
         return _Fit(model, plain, found.counts, options, ctx).run()
@@ -102,14 +104,14 @@ class _Fit:
         source = model.export()
         self.samples, check = trial.parts(ctx.calibration, source, ctx.seed)
         self.trial = Trial(source, check, ctx)
-        layers = {id(x.weight): x for x in linear.find_all(model.graph)}
+        found = [*linear.find_all(model.graph), *gates.find_all(model.graph)]
+        layers = {id(x.weight): x for x in found}
         self.now = {
             one.name: replace(one, layer=layers.get(id(one.form.weight.tensor))) for one in plain
         }
 
     def run(self) -> list[Fitted]:
-        if self.options.recover == "auto":
-            self._recover()
+        self._recover()
         self._hold()
         return list(self.now.values())
 
@@ -123,9 +125,9 @@ class _Fit:
         found = readings.read(self.model, able, self.samples, self.trial.settings)
         items = {}
         for name, one in self.now.items():
-            label = None if one.layer is None else one.layer.node.outputs[0].name
-            if one.layer is not None and label in found:
-                items[name] = Item(found[label], one.coded, one.layer.biased)
+            if one.layer is not None and id(one.layer.weight) in found:
+                reading = found[id(one.layer.weight)]
+                items[name] = Item(reading, one.coded, one.layer.biased)
         fits = LayerFit(items)
 
         def changed(won: Won) -> dict[str, Fitted]:
@@ -152,9 +154,9 @@ class _Fit:
                 continue
             saved = {name: self._saved(name, changed[name]) for name in changed}
             build = partial(self._with_finer, changed)
-            kept, holds = finer.coarse(build, saved, self.trial, limit)
-            self._replace({n: f for n, f in changed.items() if n not in kept})
-            if holds:
+            found = finer.coarse(build, saved, self.trial, limit)
+            self._replace({n: f for n, f in changed.items() if n not in found.names})
+            if found.holds:
                 return
 
     def _saved(self, name: str, other: Fitted | None) -> float:
