@@ -16,8 +16,115 @@ def model(interface: str, weights: str, *nodes: str, opset: int = 17) -> str:
 
 IMAGE = "(float[1,64,56,56] x) => (float[1,64,56,56] y)"
 TOKENS = "(float[1,128,384] x) => (float[1,128,384] y)"
+HEADS = "(float[1,8,128,64] q, float[1,8,128,64] k, float[1,8,128,64] v) => (float[1,8,128,64] y)"
+WIDE = "(float[1,128,512] q, float[1,128,512] k, float[1,128,512] v) => (float[1,128,512] y)"
+MEAN_OF_SQUARES = (
+    *("p = Pow(x, two)", "v = ReduceMean(p, last)", "e = Add(v, eps)", "r = Sqrt(e)"),
+)
 
 PATTERNS: dict[str, str] = {
+    "group_norm": model(
+        IMAGE,
+        "float[64] k, float[64] b",
+        "y = GroupNormalization<num_groups = 8>(x, k, b)",
+        opset=21,
+    ),
+    "group_channels": model(
+        IMAGE,
+        "float[64] k, float[64] b",
+        "y = GroupNormalization<num_groups = 64>(x, k, b)",
+        opset=21,
+    ),
+    "group_affine": model(
+        IMAGE,
+        "int64[3] g = {0, 8, -1}, int64[4] f = {0, 64, 56, 56}, float[8] o, float[8] z, "
+        "float[64,1,1] k, float[64,1,1] b",
+        *("r = Reshape(x, g)", "n = InstanceNormalization(r, o, z)", "t = Reshape(n, f)"),
+        *("m = Mul(t, k)", "y = Add(m, b)"),
+    ),
+    "instance_norm": model(
+        IMAGE,
+        "float[64,1,1] k, float[64,1,1] b, float eps = {0.00001}",
+        *("u = ReduceMean<axes = [2, 3]>(x)", "d = Sub(x, u)", "p = Mul(d, d)"),
+        *("v = ReduceMean<axes = [2, 3]>(p)", "e = Add(v, eps)", "r = Sqrt(e)", "n = Div(d, r)"),
+        *("m = Mul(n, k)", "y = Add(m, b)"),
+    ),
+    "layer_norm": model(
+        TOKENS,
+        "float[384] k, float[384] b, float eps = {0.00001}",
+        *("u = ReduceMean<axes = [-1]>(x)", "d = Sub(x, u)", "p = Mul(d, d)"),
+        *("v = ReduceMean<axes = [-1]>(p)", "e = Add(v, eps)", "r = Sqrt(e)"),
+        *("i = Reciprocal(r)", "n = Mul(d, i)", "m = Mul(n, k)", "y = Add(m, b)"),
+    ),
+    "norm_mean": model(
+        TOKENS,
+        "float[384] k, float[384] b, float eps = {0.00001}",
+        *("u = ReduceMean<axes = [-1]>(x)", "d = Sub(x, u)", "p = Mul(d, d)"),
+        *("v = ReduceMean<axes = [-1]>(p)", "e = Add(v, eps)", "r = Sqrt(e)"),
+        *("i = Reciprocal(r)", "g = Mul(i, k)", "a = Mul(x, g)", "c = Mul(u, g)"),
+        *("o = Sub(b, c)", "y = Add(a, o)"),
+    ),
+    "norm_weight": model(
+        TOKENS,
+        "float[384] k, float two = {2}, float eps = {0.00001}, int64[1] last = {-1}",
+        *MEAN_OF_SQUARES,
+        *("i = Reciprocal(r)", "g = Mul(i, k)", "y = Mul(x, g)"),
+        opset=18,
+    ),
+    "rms_norm": model(
+        TOKENS,
+        "float[384] k, float two = {2}, float eps = {0.00001}, int64[1] last = {-1}",
+        *MEAN_OF_SQUARES,
+        *("i = Reciprocal(r)", "n = Mul(x, i)", "y = Mul(n, k)"),
+        opset=18,
+    ),
+    "rms_normalization": model(
+        TOKENS,
+        "float[384] k, float two = {2}, float eps = {0.00001}, int64[1] last = {-1}",
+        *MEAN_OF_SQUARES,
+        *("n = Div(x, r)", "y = Mul(n, k)"),
+        opset=23,
+    ),
+    "rotary": model(
+        "(float[1,8,128,64] x, float[1,128,32] f) => (float[1,8,128,64] y)",
+        "int64[1] one = {1}, int64[2] z = {32, 32}",
+        *("ff = Concat<axis = -1>(f, f)", "c = Cos(ff)", "s = Sin(ff)"),
+        *("c4 = Unsqueeze(c, one)", "s4 = Unsqueeze(s, one)", "a = Mul(x, c4)"),
+        *("x1, x2 = Split<axis = 3>(x, z)", "n = Neg(x2)", "r = Concat<axis = -1>(n, x1)"),
+        *("b = Mul(r, s4)", "y = Add(a, b)"),
+        opset=23,
+    ),
+    "attention": model(
+        HEADS,
+        "float s = {8}",
+        *("t = Transpose<perm = [0, 1, 3, 2]>(k)", "m = MatMul(q, t)", "d = Div(m, s)"),
+        *("p = Softmax<axis = -1>(d)", "y = MatMul(p, v)"),
+        opset=23,
+    ),
+    "multi_head": model(
+        WIDE,
+        "float s = {8}, int64[4] h = {0, 0, 8, 64}, int64[3] j = {0, 0, 512}",
+        *("qr = Reshape(q, h)", "kr = Reshape(k, h)", "vr = Reshape(v, h)"),
+        *(f"{c}t = Transpose<perm = [0, 2, 1, 3]>({c}r)" for c in "qv"),
+        *("kt = Transpose<perm = [0, 2, 3, 1]>(kr)", "m = MatMul(qt, kt)", "d = Div(m, s)"),
+        *("p = Softmax<axis = -1>(d)", "a = MatMul(p, vt)"),
+        *("t = Transpose<perm = [0, 2, 1, 3]>(a)", "y = Reshape(t, j)"),
+    ),
+    "attention_heads": model(
+        WIDE,
+        "int64[4] h = {0, 0, 8, 64}, int64[3] j = {0, 0, 512}",
+        *("qr = Reshape(q, h)", "kr = Reshape(k, h)", "vr = Reshape(v, h)"),
+        *(f"{c}t = Transpose<perm = [0, 2, 1, 3]>({c}r)" for c in "qkv"),
+        *("a = Attention(qt, kt, vt)", "t = Transpose<perm = [0, 2, 1, 3]>(a)"),
+        "y = Reshape(t, j)",
+        opset=23,
+    ),
+    "transpose_batch": model(
+        "(float[1,8,128,64] x, float[1,8,128,64] z) => (float[1,8,128,128] y)",
+        "int64[3] a = {-1, 128, 64}, int64[4] b = {1, 8, 64, 128}",
+        *("f = Reshape(x, a)", "t = Transpose<perm = [0, 2, 1]>(f)", "k = Reshape(t, b)"),
+        "y = MatMul(z, k)",
+    ),
     "residual_gate": model(
         "(float[1,96,80,80] x, float[1,96,1,1] g) => (float[1,96,80,80] y)",
         "",

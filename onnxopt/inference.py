@@ -18,7 +18,7 @@ from onnxopt.model import ir
 from onnxopt.model.interface import OVERRIDABLE_IR, dims_of, numpy_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from onnxopt.model import Model
 
@@ -35,14 +35,27 @@ VAGUE = frozenset({"?", "-1", "none", "any", "dynamic", "unk", "unknown", "undef
 """Symbols that exporters give to every dimension they do not know: one name, many sizes."""
 
 
-def infer(model: Model) -> None:
+def infer(model: Model, known: Mapping[int, Sequence[int | str | None]] | None = None) -> None:
     """Find types and shapes of all tensors by onnx's shape inference, and leave them there.
 
     What inference cannot find has no shape afterwards, and the type that the file says.
+
+    Args:
+        model: The model.
+        known: Dimensions of tensors of the main graph that were found in another way, by id.
     """
     exported, names = model.export_named()
     proto = exported.proto
     forget(proto)
+    made = (t for node in model.graph.nodes for t in node.outputs if known and id(t) in known)
+    for tensor in made:
+        kind = getattr(tensor, "inferred", (None,))[0]
+        if known and kind is not None:
+            element = onnx.helper.np_dtype_to_tensor_dtype(kind)
+            value = onnx.helper.make_tensor_value_info(
+                names[id(tensor)], element, known[id(tensor)]
+            )
+            proto.graph.value_info.append(value)
     _lend(proto.graph, {})
     try:
         found = shape_inference.infer_shapes(proto, data_prop=True).graph

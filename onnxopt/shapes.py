@@ -84,6 +84,17 @@ def learn(tensor: gs.Tensor, index: int, size: int) -> None:
         tensor.inferred = (dtype(tensor), tuple(known))  # type: ignore[attr-defined]
 
 
+def learn_all(tensor: gs.Tensor, lengths: Sequence[int | None]) -> None:
+    """Note what is known of the lengths of all axes, until the next `infer`."""
+    found = dims(tensor)
+    if found is None and not isinstance(tensor, gs.Constant):
+        tensor.inferred = (dtype(tensor), tuple(lengths))  # type: ignore[attr-defined]
+    elif found is not None and len(found) == len(lengths):
+        for index, size in enumerate(lengths):
+            if size is not None:
+                learn(tensor, index, size)
+
+
 def static(tensor: gs.Tensor) -> tuple[int, ...] | None:
     """Return the shape where every dimension is a known size, else None."""
     found = dims(tensor)
@@ -337,6 +348,7 @@ __all__ = [
     "elements",
     "infer",
     "learn",
+    "learn_all",
     "nbytes",
     "static",
     "whole",

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxopt
+from onnxopt.check import Settings, check
 from onnxopt.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,6 +62,14 @@ def test_missing_file(file: Path) -> None:
 def test_directory(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     refuse(tmp_path / "folder", "is a directory")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    refuse(tmp_path / "pipe.onnx", "no regular file")
+    (found,) = check(tmp_path / "pipe.onnx", Settings())
+    assert "no regular file" in found.message
 
 
 def test_empty_file(file: Path) -> None:

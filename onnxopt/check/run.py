@@ -91,9 +91,10 @@ def _look(rule: Rule, subject: Subject, path: str) -> Iterable[Finding]:
 def _unreadable(path: Path, said: str) -> str:
     """Return why a file cannot be read, without its name in front."""
     try:
-        with path.open("rb") as file:
-            if file.read(len(LFS)) == LFS:
-                return "a Git LFS pointer, not the model itself: run git lfs pull"
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(len(LFS)) == LFS:
+                    return "a Git LFS pointer, not the model itself: run git lfs pull"
     except OSError:
         pass
     said = _line(said)

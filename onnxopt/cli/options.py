@@ -22,6 +22,10 @@ TARGETS = ("portable", "ort-cpu")
 """`onnxopt.api.TARGETS`, which is too heavy to import for `--help`."""
 
 
+MOST_THREADS = 1024
+"""More than any machine has; onnxruntime fails on numbers that no machine has."""
+
+
 class Number(click.FloatRange):
     """A finite number in a range."""
 
@@ -79,7 +83,7 @@ calib = stacked(
 )
 
 threads = click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+    "--threads", type=click.IntRange(1, MOST_THREADS), default=1, show_default=True, metavar="N",
     help="Threads of onnxruntime.",
 )  # fmt: skip
 

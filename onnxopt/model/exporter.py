@@ -161,7 +161,7 @@ class Exporter:
         name = self.names.of(tensor)
         carried = getattr(tensor, "carried", None)
         if isinstance(tensor, gs.Constant):
-            if carried is None:
+            if carried is None or not _holds(carried, tensor):
                 return _value_info(name, tensor.dtype, tensor.shape)
             return _renamed(carried, name)
         held: Any = tensor
@@ -200,9 +200,8 @@ class Exporter:
     ) -> None:
         ends = {id(t) for t in (*graph.inputs, *graph.outputs)}
         for constant in own:
-            carried = getattr(constant, "carried", None)
-            if carried is not None and id(constant) not in ends:
-                proto.value_info.append(_renamed(carried, self.names.of(constant)))
+            if getattr(constant, "carried", None) is not None and id(constant) not in ends:
+                proto.value_info.append(self.value(constant))
         for node in nodes:
             for tensor in node.outputs:
                 if id(tensor) in ends or not tensor.name:
@@ -261,6 +260,16 @@ def _domains(graph: gs.Graph) -> set[str]:
         for _, inner in ir.nested(graph)
         for node in inner.nodes
     }
+
+
+def _holds(carried: onnx.ValueInfoProto, constant: gs.Constant) -> bool:
+    """Whether the shape that a file lists for a weight is still that of its values."""
+    listed = carried.type.tensor_type
+    if not listed.HasField("shape"):
+        return True
+    pairs = zip(listed.shape.dim, constant.shape, strict=False)
+    same = all(not d.HasField("dim_value") or d.dim_value == size for d, size in pairs)
+    return same and len(listed.shape.dim) == len(constant.shape)
 
 
 def _renamed(value: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:

@@ -39,12 +39,14 @@ def check_path(path: Path) -> None:
     """Refuse what cannot be a model file.
 
     Raises:
-        ModelError: There is no such file, it is a directory, is empty, or may not be read.
+        ModelError: It is missing, a directory, a pipe or empty, or may not be read.
     """
     if path.is_dir():
         raise ModelError(f"{path} is a directory; give the .onnx file in it")
     if not path.exists():
         raise ModelError(f"{path} does not exist")
+    if not path.is_file():  # reading a pipe may wait for ever
+        raise ModelError(f"{path} is no regular file; save the model to one")
     if not os.access(path, os.R_OK):
         raise ModelError(f"{path} may not be read: check its permissions")
     if path.stat().st_size == 0:

@@ -72,6 +72,24 @@ def open_mask():
     return n.build(n.linear(x, 64, 10))
 
 
+def open_positions():
+    """Two layers whose heads only a run shows: one computed shape serves both, with a -1 in it."""
+    n = Net("N", "T", 64)
+    batch, steps = lengths(n, "x", 0, 1)
+    places = n.op("Slice", n.ints(*range(600)), n.ints(0), steps, n.ints(0))
+    x = n.op("Add", n.linear("x", 64, 64), n.op("Gather", n.weight(600, 64), places, axis=0))
+    apart = n.op("Concat", batch, steps, n.ints(-1, 16), axis=0)
+    joined = n.op("Concat", batch, steps, n.ints(64), axis=0)
+    for _ in range(2):
+        q, k, v = (
+            n.op("Transpose", n.op("Reshape", n.linear(x, 64, 64), apart), perm=[0, 2, 1, 3])
+            for _ in range(3)
+        )
+        o = n.op("Reshape", attention(n, q, k, v, 16), joined)
+        x = n.op("Add", x, n.linear(o, 64, 64))
+    return n.build(n.linear(x, 64, 10))
+
+
 def packed_attention():
     """torch.nn.MultiheadAttention: length first, heads beside the batch, one packed projection."""
     n = Net("T", "N", 64)
@@ -245,6 +263,7 @@ FURTHER = {
     bidirectional_lstm: 0.29,
     rotary: 0.27,
     open_mask: 0.18,
+    open_positions: 0.4,
     packed_attention: 0.18,
     decoder: 0.46,
     conformer: 0.59,

@@ -1,7 +1,9 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 from prune import sequences, topologies
 
 import onnxopt
@@ -65,6 +67,18 @@ def test_l1_keeps_the_large_channels():
     Prune(ratio=0.5, criterion="l1").run(model, Context())
     first = next(n for n in model.graph.nodes if n.op == "Conv").inputs[1]
     np.testing.assert_array_equal(first.values, values[1::2])
+
+
+def test_types_that_a_file_lists_for_its_weights_follow():
+    proto = topologies.plain()
+    listed = [
+        helper.make_tensor_value_info(t.name, t.data_type, list(t.dims))
+        for t in proto.graph.initializer
+    ]
+    proto.graph.value_info.extend(listed)
+    model = Model.from_proto(proto)
+    assert Prune(ratio=0.5).run(model, Context())
+    onnx.checker.check_model(model.to_proto(), full_check=True)
 
 
 def test_a_denied_group_stays_whole():
@@ -158,7 +172,7 @@ def test_samples_choose_and_fit():
 
 
 def test_the_survey_counts_macs_on_drawn_inputs_where_shapes_are_open():
-    found = Prune().survey(Model.from_proto(sequences.decoder()))
+    found = Prune().survey(Model.from_proto(sequences.decoder()), Context())
     assert 0.3 < found["reach_macs"] < 1
 
 

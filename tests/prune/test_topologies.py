@@ -12,6 +12,7 @@ from onnxopt_passes.clean import Clean
 from onnxopt_passes.prune.analysis import analyse
 from onnxopt_passes.prune.certificate import Certifier
 from onnxopt_passes.prune.cut import cut
+from onnxopt_passes.prune.observe import drawn, observe
 
 ALL = {**topologies.LISTED, **convolutions.FURTHER, **sequences.FURTHER}
 
@@ -30,16 +31,17 @@ def half(analysis, seed=0):
 def test_half_of_each_group_is_certified(build):
     model = Model.from_proto(build())
     Clean().run(model, Context())
-    keep = half(analyse(model))
+    observed = observe(model, drawn(model), Settings())
+    keep = half(analyse(model, observed=observed))
     feeds = list(synthetic(model.export().inputs, n=3).feeds())
-    proven, certificate = Certifier(model, feeds, Settings()).certify(keep)
+    proven, certificate = Certifier(model, feeds, Settings(), observed).certify(keep)
     assert proven.keys() == keep.keys(), certificate.guilty
     assert certificate.inputs == 3
     assert certificate.drift <= 1e-6
 
     before = cost.measure(model.export()).params
     sliced = model.clone()
-    cut(analyse(sliced), keep)
+    cut(analyse(sliced, observed=observed), keep)
     exported = sliced.export()
     onnx.checker.check_model(exported.whole(), full_check=True)
     share = cost.measure(exported).params / before

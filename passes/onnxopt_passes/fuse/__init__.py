@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from onnxopt import rewrite, shapes
+from onnxopt import resolve, rewrite
 from onnxopt.base import Pass
 from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import (
@@ -19,6 +19,7 @@ from onnxopt_passes.fuse import (
     affine_chain,
     affine_conv,
     attention,
+    attention_heads,
     clip_min_max,
     conv_1d,
     double_qdq,
@@ -30,17 +31,22 @@ from onnxopt_passes.fuse import (
     layer_norm,
     linear_chain,
     matmul_affine,
+    multi_head,
+    norm_order,
     opset,
     powers,
     residual_gate,
     residual_sum,
     rms_norm,
+    rotary,
+    shared,
     shift_conv,
     silu_gelu,
     slices_split,
     soft,
     softmax_axis,
     split_conv,
+    transpose_batch,
     transpose_gemm,
     tune,
     unroll,
@@ -59,8 +65,12 @@ RULES: tuple[Rule, ...] = (
     *slices_split.RULES,
     *einsum_matmul.RULES,
     *expand_broadcast.RULES,
+    *transpose_batch.RULES,
+    *rotary.RULES,
     *attention.RULES,
+    *attention_heads.RULES,
     *transpose_gemm.RULES,
+    *norm_order.RULES,
     *group_norm.RULES,
     *instance_norm.RULES,
     *layer_norm.RULES,
@@ -95,6 +105,7 @@ LATE: tuple[Rule, ...] = (
     *conv_1d.ORT_CPU_RULES,
     *split_conv.ORT_CPU_RULES,
     *shift_conv.ORT_CPU_RULES,
+    *multi_head.ORT_CPU_RULES,
 )
 """The same, after the others, when it is known what they left of the bytes."""
 
@@ -120,24 +131,33 @@ class Fuse(Pass):
 
     def run(self, model: Model, ctx: Context) -> int:
         """Apply all rules until none fires."""
+        known = shared.names(model)
         room = ctx.source_bytes or model.export().nbytes
         total = opset.raise_opset(model, ctx, self.opset)
         total += unroll.unroll_loops(model, ctx, self.unroll, room)
         total += group_norm.lower_group_norms(model, ctx, room)
-        if ctx.target != "ort-cpu":
-            return total + _settle(model, ctx)
-        terms = tune.Terms(ctx, self.timed, room)
-        total += sum(tune.keep_if_faster(model, rule, terms) for rule in EARLY)
-        total += _settle(model, ctx)
-        late = sum(tune.keep_if_faster(model, rule, terms) for rule in LATE)
-        return total + late + (_settle(model, ctx) if late else 0)
+        if ctx.target == "ort-cpu":
+            total += _timed(model, tune.Terms(ctx, self.timed, room))
+        else:
+            total += _settle(model, ctx)
+        if total:
+            shared.share(model, known)
+        return total
+
+
+def _timed(model: Model, terms: tune.Terms) -> int:
+    """Apply all rules, those for onnxruntime where they are faster."""
+    total = sum(tune.keep_if_faster(model, rule, terms) for rule in EARLY)
+    total += _settle(model, terms.ctx)
+    late = sum(tune.keep_if_faster(model, rule, terms) for rule in LATE)
+    return total + late + (_settle(model, terms.ctx) if late else 0)
 
 
 def _settle(model: Model, ctx: Context) -> int:
     """Apply the portable rules until none fires; types are inferred anew for what they made."""
     total = 0
     while True:
-        shapes.infer(model)
+        resolve.infer(model)
         made = rewrite.apply(model, RULES, ctx)
         total += made
         if not made:

@@ -1,15 +1,13 @@
-"""Attention from scaled dot products, and with its heads inside.
+"""Attention from scaled dot products.
 
 Softmax(s * Q Kt + M) V        ->  Attention(Q, K, V, M, scale = s)
 
 Q, K and V are [batch, heads, length, size]; Kt is a Transpose of K. s may be on the scores, on Q,
 on Kt, or in parts on several of them. M is added, or `Where(c, scores, number)`, which is the same
 as adding Where(c, 0, number) if the number is below all scores. K and V may have fewer heads than
-Q: one, or ones that Unsqueeze, Expand and Reshape repeat, which Attention does by itself.
-
-Attention of heads that are split and joined around it
-  Reshape [batch, length, heads, size] -> Transpose -> Attention -> Transpose -> Reshape
-->  Attention(q_num_heads, kv_num_heads)      on [batch, length, heads * size]
+Q: one, or ones that Unsqueeze, Expand and Reshape repeat, which Attention does by itself. Between
+Softmax and the product, `Where(IsNaN(p), 0, p)` may stand: rows that are hidden as a whole are 0 in
+onnxruntime's Attention too.
 
 From opset 23 on, which has Attention (https://onnx.ai/onnx/operators/onnx__Attention.html), and
 for float32.
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
 ATTENTION = 23
 """The opset that has it."""
 
-SPLIT = [0, 2, 1, 3]
-"""Permutation that swaps heads and length."""
-
 
 @dataclass(frozen=True)
 class Scores:
@@ -54,38 +49,82 @@ class Scores:
     scale: float
 
 
+@dataclass(frozen=True)
+class Found:
+    """Scaled dot products that an Attention may compute.
+
+    Attributes:
+        context: The node that makes the output: a product with V.
+        scores: What goes into the Softmax, but for the mask.
+        v: [batch, heads, keys, size].
+        mask: None where there is none.
+        short: What `attention_mask.fit` says of it.
+        zeroed: Whether probabilities that are NaN become 0.
+    """
+
+    context: gs.Node
+    scores: Scores
+    v: gs.Tensor
+    mask: attention_mask.Mask | None
+    short: tuple[bool, bool]
+    zeroed: bool
+
+
 def fuse_attention(graph: gs.Graph, softmax: gs.Node) -> bool:
     """Write scaled dot products as one Attention."""
-    probabilities = softmax.outputs[0]
-    context = match.sole_reader(graph, probabilities, "MatMul")
-    if graph.opset < ATTENTION or context is None or context.inputs[0] is not probabilities:
-        return False
-    if match.attribute(softmax, "axis", -1) not in (-1, 3):
-        return False
-    found = _masked(graph, softmax.inputs[0])
+    found = find(graph, softmax) if graph.opset >= ATTENTION else None
     if found is None:
         return False
-    scores, mask = found
-    v = context.inputs[1]
-    if scalars.kind(v, context.outputs[0]) != np.float32:
-        return match.miss("it is not float32")
-    if match.quantized(v, context.outputs[0]) or match.is_op(
-        match.producer(scores.q), "DequantizeLinear"
-    ):
-        return match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
-    k_dims = _permuted(shapes.dims(scores.k), scores.perm)
-    if not _fits(scores.q, scores.k, v, k_dims):
-        return match.miss("batch, heads or lengths of Q, K and V are not known to fit")
-    short = (False, False) if mask is None else attention_mask.fit(mask, scores.q, v)
-    if short is None:
-        return match.miss("its mask does not fit [batch, heads, queries, keys]")
-
+    context, scores, v = found.context, found.scores, found.v
     name = context.outputs[0].name
-    inputs = [scores.q, _keys(graph, scores, name), _unrepeated(graph, v)]
-    if mask is not None:
-        inputs.append(attention_mask.write(graph, mask, (scores.q, v), name, short))
+    inputs = [scores.q, *_keys_values(graph, scores, v, name)]
+    if found.mask is not None:
+        sources = (scores.q, v)
+        inputs.append(attention_mask.write(graph, found.mask, sources, name, found.short))
     new = ir.Node("Attention", context.name, {"scale": scores.scale}, inputs)
     return scalars.finish(graph, context, new)
+
+
+def find(graph: gs.Graph, softmax: gs.Node) -> Found | None:
+    """Return the scaled dot products around a Softmax of opset 13 or later."""
+    context = _context(graph, softmax.outputs[0])
+    if context is None or match.attribute(softmax, "axis", -1) not in (-1, 3):
+        return None
+    masked = _masked(graph, softmax.inputs[0])
+    if masked is None:
+        return None
+    scores, mask = masked
+    v = context.inputs[1]
+    short = (False, False) if mask is None else attention_mask.fit(mask, scores.q, v)
+    quantized = match.quantized(v, context.outputs[0]) or match.quantized(scores.q, scores.q)
+    if scalars.kind(v, context.outputs[0]) != np.float32:
+        match.miss("it is not float32")
+    elif quantized:
+        match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
+    elif not _fits(scores, v):
+        match.miss("batch, heads or lengths of Q, K and V are not known to fit")
+    elif short is None:
+        match.miss("its mask does not fit [batch, heads, queries, keys]")
+    else:
+        zeroed = len(softmax.outputs[0].outputs) > 1
+        return Found(context, scores, v, mask, short, zeroed)
+    return None
+
+
+def _context(graph: gs.Graph, probabilities: gs.Tensor) -> gs.Node | None:
+    """Return the product of probabilities with V, also where NaN among them become 0 first."""
+    readers = {n.op: n for n in probabilities.outputs if match.here(graph, n)}
+    if len(probabilities.outputs) == 2 and set(readers) == {"IsNaN", "Where"}:
+        where = match.sole_reader(graph, readers["IsNaN"].outputs[0], "Where")
+        if match.fetched(probabilities) or where is None or where is not readers["Where"]:
+            return None
+        if where.inputs[2] is not probabilities or match.scalar(where.inputs[1]) != 0:
+            return None
+        if len(shapes.dims(where.inputs[1]) or ()) > 4:
+            return None
+        probabilities = where.outputs[0]
+    context = match.sole_reader(graph, probabilities, "MatMul")
+    return context if context is not None and context.inputs[0] is probabilities else None
 
 
 def _masked(graph: gs.Graph, tensor: gs.Tensor) -> tuple[Scores, attention_mask.Mask | None] | None:
@@ -140,11 +179,10 @@ def _permuted(
     return dims if dims is None or perm is None else tuple(dims[i] for i in perm)
 
 
-def _fits(
-    q: gs.Tensor, k: gs.Tensor, v: gs.Tensor, k_dims: tuple[int | str | None, ...] | None
-) -> bool:
+def _fits(scores: Scores, v: gs.Tensor) -> bool:
     """Whether Q, K and V have one batch, and heads and lengths that belong together."""
-    q_dims, v_dims = shapes.dims(q), shapes.dims(v)
+    q_dims, v_dims = shapes.dims(scores.q), shapes.dims(v)
+    k_dims = _permuted(shapes.dims(scores.k), scores.perm)
     if q_dims is None or k_dims is None or v_dims is None:
         return False
     if not len(q_dims) == len(k_dims) == len(v_dims) == 4:
@@ -156,15 +194,18 @@ def _fits(
     return all(isinstance(h, int) for h in heads) and heads[1] == heads[2] in (1, heads[0])
 
 
-def _keys(graph: gs.Graph, scores: Scores, name: str) -> gs.Tensor:
-    """Return K, as a new Transpose where it is none yet."""
+def _keys_values(
+    graph: gs.Graph, scores: Scores, v: gs.Tensor, name: str
+) -> tuple[gs.Tensor, gs.Tensor]:
+    """Return K and V, before their heads were repeated; K as a new Transpose if it is none yet."""
     if scores.perm is None:
-        return _unrepeated(graph, scores.k)
+        few = _unrepeated(graph, scores.k), _unrepeated(graph, v)
+        return few if few[0] is not scores.k and few[1] is not v else (scores.k, v)
     keys = ir.Variable(f"{name}.keys")
     dims = _permuted(shapes.dims(scores.k), scores.perm)
     keys.inferred = (shapes.dtype(scores.k), dims)  # type: ignore[attr-defined]
     match.insert(graph, ir.Node("Transpose", keys.name, {"perm": scores.perm}, [scores.k], [keys]))
-    return keys
+    return keys, v
 
 
 def _unrepeated(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:
@@ -193,73 +234,5 @@ def _unrepeated(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:
     return few if whole == [small[0], heads * times, *small[2:]] else tensor
 
 
-def take_heads(graph: gs.Graph, node: gs.Node) -> bool:
-    """Let an Attention split and join its heads by itself."""
-    turned = match.sole_reader(graph, node.outputs[0], "Transpose")
-    joined = None if turned is None else match.sole_reader(graph, turned.outputs[0], "Reshape")
-    q_dims, v_dims = (shapes.dims(node.inputs[i]) for i in (0, 2))
-    if turned is None or joined is None or match.attribute(turned, "perm", None) != SPLIT:
-        return False
-    if len(node.outputs) > 1 or any(match.given(node, i) for i in (4, 5)) or q_dims is None:
-        return False
-    heads, size = q_dims[1], (v_dims or (None,))[-1]
-    parts = [_split(graph, t) for t in node.inputs[:3]]
-    if any(p is None for p in parts) or not isinstance(heads, int) or not isinstance(size, int):
-        return match.miss("its heads are not split from [batch, length, heads * size]")
-    if not _joins(joined, turned.outputs[0], heads * size):
-        return match.miss("its heads are not joined to [batch, length, heads * size]")
-    if match.quantized(node.inputs[0], joined.outputs[0]):
-        return match.miss("it stands before a QuantizeLinear")
-
-    kv_heads = (shapes.dims(node.inputs[1]) or ())[1]
-    attributes = {**node.attrs, "q_num_heads": heads, "kv_num_heads": kv_heads}
-    inputs = [*(p for p in parts if p is not None), *node.inputs[3:]]
-    return scalars.finish(graph, joined, ir.Node("Attention", node.name, attributes, inputs))
-
-
-def _split(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor | None:
-    """Return [batch, length, heads * size] that [batch, heads, length, size] is made of."""
-    turned = match.producer(tensor)
-    if turned is None or not match.is_op(turned, "Transpose") or not match.here(graph, turned):
-        return None
-    reshape = match.producer(turned.inputs[0])
-    if match.attribute(turned, "perm", None) != SPLIT or not match.is_op(reshape, "Reshape"):
-        return None
-    x, dims = reshape.inputs[0], shapes.dims(tensor)  # type: ignore[union-attr]
-    if dims is None or not isinstance(dims[1], int) or not isinstance(dims[3], int):
-        return None
-    whole = shapes.dims(x)
-    if whole is None or len(whole) != 3 or whole[2] != dims[1] * dims[3]:
-        return None
-    return x if _kept(reshape, x, turned.inputs[0]) else None  # type: ignore[arg-type]
-
-
-def _joins(reshape: gs.Node, x: gs.Tensor, width: int) -> bool:
-    """Whether a Reshape joins the last two of four axes to one of that width."""
-    dims = shapes.dims(reshape.outputs[0])
-    if dims is None or len(dims) != 3 or (isinstance(dims[2], int) and dims[2] != width):
-        return False
-    return _kept(reshape, x, reshape.outputs[0]) >= (1 if dims[2] == width else 2)
-
-
-def _kept(reshape: gs.Node, x: gs.Tensor, result: gs.Tensor) -> int:
-    """Return how many of the first two axes a Reshape is known to keep.
-
-    One suffices where it keeps the product of the two.
-    """
-    asked = shapes.elements(reshape.inputs[1])
-    zeros_copy = match.attribute(reshape, "allowzero", 0) == 0
-    count = 0
-    for i in (0, 1):
-        size = shapes.axis(x, i)
-        wanted = asked[i] if asked and len(asked) > i else None
-        same = size is not None and size != 0 and size in (shapes.axis(result, i), wanted)
-        count += same or (wanted == 0 and zeros_copy)
-    return count
-
-
-RULES: tuple[Rule, ...] = (
-    Rule("attention", ("Softmax",), fuse_attention),
-    Rule("attention_heads", ("Attention",), take_heads),
-)
-"""In the order in which they are tried."""
+RULES: tuple[Rule, ...] = (Rule("attention", ("Softmax",), fuse_attention),)
+"""Before that for its heads."""

@@ -2,9 +2,10 @@
 
 d = x - mean(x)     d / sqrt(mean(d * d) + eps)
 
-The square may be a Pow or a product, the quotient a Div or a Mul by the Reciprocal, and
-x - mean(x) may be computed twice, as Keras does. What the rules for LayerNormalization and
-InstanceNormalization make of it differs by the axes, and by the weights that follow.
+The square may be a Pow or a product, the quotient a Div or a Mul by the inverse, a Reciprocal or a
+Div of 1, and x - mean(x) may be computed twice, as Keras does. What the rules for
+LayerNormalization and InstanceNormalization make of it differs by the axes, and by the weights that
+follow.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ class Normal:
         x: What is normalised; its rank is known.
         axes: What the means are over: not negative, in order.
         epsilon: What is added to the variance.
+        square: (x - mean) squared.
     """
 
     last: gs.Node
     x: gs.Tensor
     axes: tuple[int, ...]
     epsilon: float
+    square: gs.Tensor
 
 
 def read(graph: gs.Graph, root: gs.Node) -> Normal | None:
@@ -61,7 +64,7 @@ def read(graph: gs.Graph, root: gs.Node) -> Normal | None:
     subs = [centre, match.producer(other if other is not None else difference)]
     if any(s is None or _axes(match.producer(s.inputs[1])) != axes for s in subs):
         return None
-    return Normal(last, x, axes, eps[1])
+    return Normal(last, x, axes, eps[1], mean.inputs[0])
 
 
 def taken(
@@ -126,13 +129,22 @@ def _axes(mean: gs.Node | None) -> tuple[int, ...] | None:
     return tuple(sorted(a % len(dims) for a in axes))
 
 
+def inverted(node: gs.Node) -> gs.Tensor | None:
+    """Return x of Reciprocal(x), or of 1 / x."""
+    if match.is_op(node, "Reciprocal"):
+        return node.inputs[0]
+    if match.is_op(node, "Div") and scalars.number(node.inputs[0], node.inputs[1]) == 1:
+        return node.inputs[1]
+    return None
+
+
 def _quotient(graph: gs.Graph, root: gs.Node) -> gs.Node | None:
-    """Return the node that divides by a Sqrt, or multiplies by its Reciprocal."""
+    """Return the node that divides by a Sqrt, or multiplies by its inverse."""
     tensor = root.outputs[0]
     reader = match.sole_reader(graph, tensor, "Div", "Reciprocal")
     if reader is None:
         return None
-    if reader.op == "Reciprocal":
+    if inverted(reader) is not None:
         return match.sole_reader(graph, reader.outputs[0], "Mul")
     return reader if reader.inputs[1] is tensor else None
 
@@ -142,8 +154,7 @@ def _numerator(last: gs.Node, root: gs.Node) -> gs.Tensor | None:
     if last.op == "Div":
         return last.inputs[0]
     for left, right in (last.inputs, last.inputs[::-1]):
-        if match.is_op(match.producer(right), "Reciprocal"):
-            inverse = match.producer(right)
-            if inverse is not None and inverse.inputs[0] is root.outputs[0]:
-                return left
+        inverse = match.producer(right)
+        if inverse is not None and inverted(inverse) is root.outputs[0]:
+            return left
     return None

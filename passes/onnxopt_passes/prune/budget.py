@@ -134,17 +134,29 @@ class Budget:
     def _quick(self, widths: Sequence[int]) -> Judgement:
         return self.made(widths, thinned(self.samples, QUICK)).judgement
 
+    def _rough(self) -> Callable[[Sequence[int]], float]:
+        """Return what measures the divergence of a cut that is not fitted, each once."""
+        seen: dict[tuple[int, ...], float] = {}
+
+        def measured(widths: Sequence[int]) -> float:
+            key = tuple(widths)
+            if key not in seen:
+                seen[key] = self._divergence(widths)
+            return seen[key]
+
+        return measured
+
     def _divergence(self, widths: Sequence[int]) -> float:
         return self.judge.of(self.shop.absorbed(self.place.keeps(widths)), ROUGH).divergence
 
     def _within(self) -> list[int]:
         """Return the best widths whose measured cost keeps within the budget."""
-        meter = self._meter()
+        meter, rough = self._meter(), self._rough()
 
         def met(proposal: Callable[[float], list[int]]) -> list[int]:
             return proposal(search.within(proposal, self.value, meter, 1.0))
 
-        proposals = search.propose(self.place, met, self._divergence)
+        proposals = search.propose(self.place, met, rough)
         fitting = [w for w in proposals if meter(w) <= self.value + OVER]
         if not fitting:
             least = min(map(meter, proposals))
@@ -152,7 +164,7 @@ class Budget:
                 f"{self.kind}={self.value:g} cannot be met: the groups that may be cut leave"
                 f" {least:.3g}"
             )
-        before = [self._divergence(widths) for widths in fitting]
+        before = [rough(widths) for widths in fitting]
         near = [w for w, d in zip(fitting, before, strict=True) if d <= FAR * min(before)]
         return near[0] if len(near) == 1 else search.best(near, self._quick)[0]
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from onnxopt.model import Exported, Model
     from onnxopt.samples import Feed
     from onnxopt_passes.prune.cut import Keep
+    from onnxopt_passes.prune.observe import Lengths
 
 MOST_INPUTS = 4
 """Inputs that are compared on."""
@@ -65,10 +66,17 @@ class Certifier:
         model: The model before the cut; not changed.
         feeds: Inputs; those that the model does not run on are left out.
         settings: Threads and custom ops; the graph is always run as it is written.
+        observed: Lengths of axes that runs have shown.
     """
 
-    def __init__(self, model: Model, feeds: Sequence[Feed], settings: Settings) -> None:
-        self._model, self._settings = model, settings
+    def __init__(
+        self,
+        model: Model,
+        feeds: Sequence[Feed],
+        settings: Settings,
+        observed: Lengths | None = None,
+    ) -> None:
+        self._model, self._settings, self._observed = model, settings, observed
         session = Session(model.export(), settings)
         self.feeds = [feed for feed in feeds if _runs(session, feed)]
 
@@ -109,8 +117,8 @@ class Certifier:
     def _compare(self, keep: Keep) -> tuple[str | None, float, float]:
         """Return what is wrong with a choice, the largest difference, and the largest drift."""
         zeroed, sliced = self._model.clone(), self._model.clone()
-        mask(analyse(zeroed), keep)
-        cut(analyse(sliced), keep)
+        mask(analyse(zeroed, observed=self._observed), keep)
+        cut(analyse(sliced, observed=self._observed), keep)
         reference = zeroed.export()
         try:
             wanted = self._outputs(reference, self._settings)

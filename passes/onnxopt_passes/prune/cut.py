@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxopt import match
 from onnxopt.model import ir
-from onnxopt_passes.prune import axes, branch
+from onnxopt_passes.prune import axes, branch, positions
 from onnxopt_passes.prune.soft import restate
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ def cut(analysis: Analysis, keep: Keep) -> None:
     for tensor, found in analysis.sheet.tensors():
         if any(var in chosen for axis in found for var in axes.leaves(axis)):
             _slice(tensor, found, chosen)
+    copies: dict[tuple[int, int], gs.Node] = {}
     for number, value in numbers:
-        _write_number(number, value)
+        _write_number(analysis.model.graph, number, value, copies)
     for item, values in indices:
         if values is not None:
             _replace(item.node, 1, values)
@@ -63,26 +64,26 @@ def _slice(
     if isinstance(tensor, ir.Constant):
         values = tensor.values
         for i, axis in enumerate(found):
-            stays = axes.kept(axis, dict(chosen))
+            stays = positions.kept(axis, chosen)
             if len(stays) < values.shape[i]:
                 values = np.take(values, stays, axis=i)
         tensor.values = np.ascontiguousarray(values)
     elif isinstance(tensor, ir.Variable) and tensor.shape is not None:
-        widths = [axes.width(axis, dict(chosen)) for axis in found]
+        widths = [positions.width(axis, chosen) for axis in found]
         pairs = zip(tensor.shape, widths, strict=True)
         tensor.shape = tuple(w if isinstance(d, int) else d for d, w in pairs)
 
 
 def _new_number(number: Number, chosen: Mapping[Var, np.ndarray]) -> int | None:
     """Return what a number has to be; None if it may stay."""
-    width = axes.width(number.axis, dict(chosen))
+    width = positions.width(number.axis, chosen)
     if number.copied is not None:
-        return None if width == axes.width(number.copied, dict(chosen)) else width
+        return None if width == positions.width(number.copied, chosen) else width
     return None if width == axes.size(number.axis) else width
 
 
 def _new_indices(item: Indices, chosen: Mapping[Var, np.ndarray]) -> np.ndarray | None:
-    source, result = (axes.kept(a, dict(chosen)) for a in (item.source, item.result))
+    source, result = (positions.kept(a, chosen) for a in (item.source, item.result))
     length = axes.size(item.source) or 0
     values = match.constant(item.node.inputs[1])
     if values is None or (len(source) == length and len(result) == len(values)):
@@ -91,8 +92,10 @@ def _new_indices(item: Indices, chosen: Mapping[Var, np.ndarray]) -> np.ndarray 
     return np.asarray(np.searchsorted(source, index), values.dtype)
 
 
-def _write_number(number: Number, value: int) -> None:
-    node, slot = number.node, number.slot
+def _write_number(
+    graph: gs.Graph, number: Number, value: int, copies: dict[tuple[int, int], gs.Node]
+) -> None:
+    node, slot = _holder(graph, number, copies), number.slot
     if isinstance(slot, str):
         if number.place is None:
             node.attrs[slot] = value
@@ -106,6 +109,21 @@ def _write_number(number: Number, value: int) -> None:
         values = np.array(held)
         values.reshape(-1)[number.place] = value
         _replace(node, slot, values)
+
+
+def _holder(graph: gs.Graph, number: Number, copies: dict[tuple[int, int], gs.Node]) -> gs.Node:
+    """Return the node to write a number at: for one of several readers, a copy of its own."""
+    node, reader = number.node, number.reader
+    key = (id(node), id(reader))
+    if key not in copies:
+        old, label = node.outputs[0], ir.label(reader) if reader is not None else ""
+        if reader is None or len(old.outputs) == 1:
+            return node
+        out = ir.Variable(f"{old.name}_{label}", np.int64)
+        copy = ir.Node(node.op, f"{node.name}_{label}", dict(node.attrs), list(node.inputs), [out])
+        copies[key] = match.insert(graph, copy)
+        reader.inputs = [out if tensor is old else tensor for tensor in reader.inputs]
+    return copies[key]
 
 
 def _replace(node: gs.Node, slot: int, values: np.ndarray) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from onnxopt.shapes import Elements
+    from onnxopt_passes.prune.observe import Lengths
 
 SAME_SHAPE = (
     *("Cast", "Clip", "Dropout", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish"),
@@ -38,12 +39,18 @@ SAME_SHAPE = (
 """Ops whose output has the shape of their first input."""
 
 
-def refine(order: Sequence[gs.Node]) -> None:
+def refine(order: Sequence[gs.Node], observed: Lengths | None = None) -> None:
     """Note lengths on tensors, beside those that inference has found.
 
     Args:
         order: Nodes of a main graph after `shapes.infer`, in the order of the data flow.
+        observed: Lengths that runs have shown.
     """
+    for tensor in (t for node in order for t in node.outputs):
+        if observed and observed.get(tensor.name):
+            shapes.learn_all(tensor, observed[tensor.name])
+    if all(shapes.static(tensor) is not None for node in order for tensor in node.outputs):
+        return
     memo: dict[int, Elements] = {}
     for node in order:
         if match.is_op(node, *FILLED):

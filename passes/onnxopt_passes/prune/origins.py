@@ -132,11 +132,17 @@ def follow(sheet: Sheet, origin: Origin, axis: Axis, node: gs.Node) -> None:
     """
     if isinstance(origin, Place):
         if origin.value > 1:
-            sheet.number(origin.node, origin.slot, origin.place, axis)
+            shared = match.is_op(origin.node, "Concat") and _reads(node, origin.node)
+            reader = node if shared else None
+            sheet.number(origin.node, origin.slot, origin.place, axis, reader=reader)
     elif isinstance(origin, Length):
         sheet.unify(sheet.axes(origin.tensor)[origin.axis], axis, node)
     else:
         sheet.freeze(axis, node, "its length is computed")
+
+
+def _reads(node: gs.Node, maker: gs.Node) -> bool:
+    return any(tensor is maker.outputs[0] for tensor in node.inputs)
 
 
 def freeze_numbers(sheet: Sheet, node: gs.Node) -> None:

@@ -19,9 +19,10 @@ from onnxopt_passes.prune.analysis import analyse
 from onnxopt_passes.prune.certificate import MOST_INPUTS, Certifier
 from onnxopt_passes.prune.chosen import Chosen
 from onnxopt_passes.prune.criteria import CRITERIA, named, scores
-from onnxopt_passes.prune.cut import cut
+from onnxopt_passes.prune.cutter import Cutter, stays
 from onnxopt_passes.prune.decide import LEAST_SAMPLES, Wish, decide
 from onnxopt_passes.prune.obs import Ranking
+from onnxopt_passes.prune.observe import drawn, observe
 from onnxopt_passes.prune.seen import Seen
 from onnxopt_passes.prune.survey import survey
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from onnxopt.base import Context
     from onnxopt.model import Model
-    from onnxopt_passes.prune.analysis import Analysis
     from onnxopt_passes.prune.groups import Group
 
 BUDGETS = ("ratio", "macs", "params", "latency")
@@ -103,16 +103,18 @@ class Prune(Pass):
                 "prune: soft=true changes what means are taken over, and layers must make up for "
                 f"that: give at least {LEAST_SAMPLES} --calib samples"
             )
-        analysis = analyse(model, self.soft)
-        groups = [g for g in analysis.told if self._open(g, ctx)]
+        source = model.clone()
+        feeds = _feeds(source, ctx)
+        observed = observe(source, (*drawn(source, ctx.seed), *feeds), _settings(ctx))
+        analysis = analyse(model, self.soft, observed)
+        groups = [g for g in analysis.groups if self._open(g, ctx)]
         file = None if self.plan is None else Path(self.plan)
         planned = plan.read(file, groups) if file is not None and file.exists() else None
         allowed = [g for g in groups if ctx.allow(f"group@{g.name}")]
-        source = model.clone()
-        certifier = Certifier(source, _feeds(source, ctx), _settings(ctx))
+        certifier = Certifier(source, feeds, _settings(ctx), observed)
         chosen = Chosen({}, source)
         if allowed and certifier.feeds:
-            chosen = self._proven(source, allowed, certifier, ctx, planned)
+            chosen = self._proven(source, allowed, certifier, Cutter(observed), ctx, planned)
             if file is not None and planned is None:
                 plan.write(file, allowed, chosen.keeps)
         elif allowed:
@@ -125,7 +127,7 @@ class Prune(Pass):
         return len(chosen.keeps)
 
     def survey(self, model: Model, ctx: Context) -> dict[str, Any]:  # noqa: D102
-        return survey(model)
+        return survey(model, _settings(ctx))
 
     def _open(self, group: Group, ctx: Context) -> bool:
         """Whether a group may be cut; if not, the report says why."""
@@ -147,6 +149,7 @@ class Prune(Pass):
         source: Model,
         groups: list[Group],
         certifier: Certifier,
+        cutter: Cutter,
         ctx: Context,
         planned: Mapping[str, np.ndarray] | None,
     ) -> Chosen:
@@ -158,8 +161,10 @@ class Prune(Pass):
         guilty = dict(certifier.certify(halves)[1].guilty)
         while True:
             left = [g for g in groups if g.name not in guilty]
-            chosen = self._chosen(source, left, ctx, planned)
-            masks = {g.name: _mask(g, chosen.keeps[g.name]) for g in left if g.name in chosen.keeps}
+            chosen = self._chosen(source, left, cutter, ctx, planned)
+            masks = {
+                g.name: stays(g.size, chosen.keeps[g.name]) for g in left if g.name in chosen.keeps
+            }
             _, certificate = certifier.certify(masks)
             if not certificate.guilty:
                 break
@@ -180,17 +185,18 @@ class Prune(Pass):
         self,
         source: Model,
         groups: list[Group],
+        cutter: Cutter,
         ctx: Context,
         planned: Mapping[str, np.ndarray] | None,
     ) -> Chosen:
         """Return a cut, as it was planned or as it is found best."""
         if planned is None:
-            return self._decided(source, groups, ctx)
+            return self._decided(source, groups, cutter, ctx)
         sizes = {g.name: g.size for g in groups}
         keeps = {n: k for n, k in planned.items() if len(k) < sizes.get(n, 0)}
-        return Chosen(keeps, _cut(source, keeps))
+        return Chosen(keeps, cutter(source, keeps))
 
-    def _decided(self, source: Model, groups: list[Group], ctx: Context) -> Chosen:
+    def _decided(self, source: Model, groups: list[Group], cutter: Cutter, ctx: Context) -> Chosen:
         few = ctx.calibration is None or ctx.calibration.count() < LEAST_SAMPLES
         rankings = None
         if self.criterion != "obs" or self.compensate == "none" or few:
@@ -202,13 +208,13 @@ class Prune(Pass):
             groups = [g for g in groups if g.name in rankings]
             step = uncalibrated.STEP if self.align == "measured" else 1
             keeps = uncalibrated.choose(
-                source, groups, rankings, _cut, (kind, value), max(self.min_channels, 1), step
+                source, groups, rankings, cutter, (kind, value), max(self.min_channels, 1), step
             )
             gone = {g.name: g.size - len(keeps.get(g.name, range(g.size))) for g in groups}
             lost = {name: float(rankings[name].errors[n]) for name, n in gone.items()}
-            return Chosen(keeps, _cut(source, keeps), scores=lost)
+            return Chosen(keeps, cutter(source, keeps), scores=lost)
         wish = Wish(kind, value, self.align == "measured", self.min_channels)
-        decision = decide(source, groups, _cut, ctx, wish, rankings)
+        decision = decide(source, groups, cutter, ctx, wish, rankings)
         for name in decision.unranked:
             ctx.untouched[name] = "no layer with samples reads it"
         if decision.result.why:
@@ -247,26 +253,11 @@ class Prune(Pass):
         return "drop", ctx.max_drop
 
 
-def _mask(group: Group, keep: np.ndarray) -> np.ndarray:
-    stays = np.zeros(group.size, bool)
-    stays[keep] = True
-    return stays
-
-
 def _ranking(worth: np.ndarray) -> Ranking:
     """Return the order by worth; the error is the share of it that is gone."""
     order = np.argsort(worth, kind="stable")
     lost = np.concatenate([[0.0], np.cumsum(worth[order])])
     return Ranking(order, lost / max(float(lost[-1]), 1e-30))
-
-
-def _cut(model: Model, keeps: Mapping[str, np.ndarray]) -> Model:
-    """Return a new model without the indices that do not stay."""
-    copy = model.clone()
-    analysis: Analysis = analyse(copy)
-    sizes = {g.name: g for g in analysis.groups}
-    cut(analysis, {name: _mask(sizes[name], keep) for name, keep in keeps.items()})
-    return copy
 
 
 def _settings(ctx: Context) -> Settings:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from onnxopt import match, shapes
 from onnxopt.model import ir
-from onnxopt_passes.prune import axes
+from onnxopt_passes.prune import algebra, axes
 from onnxopt_passes.prune.soft import Statistic
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Number:
         place: Which element of a list; None for a single number.
         axis: Whose length it is.
         copied: Where the number is Reshape's 0: the axis of the input that it copies.
+        reader: Where the node is a Concat that several nodes take their shape from: the one that
+            this is about. It gets a Concat of its own if the number changes.
     """
 
     node: gs.Node
@@ -43,6 +45,7 @@ class Number:
     place: int | None
     axis: Axis
     copied: Axis | None = None
+    reader: gs.Node | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Sheet:
 
     def __init__(self, opset: int) -> None:
         self.opset = opset
-        self.numbers: dict[tuple[int, str | int, int | None], Number] = {}
+        self.numbers: dict[tuple[int, str | int, int | None, int], Number] = {}
         self.indices: list[Indices] = []
         self.roles: dict[tuple[int, int], Role] = {}
         self.statistics: list[Statistic] = []
@@ -161,14 +164,15 @@ class Sheet:
         place: int | None,
         axis: Axis,
         copied: Axis | None = None,
+        reader: gs.Node | None = None,
     ) -> None:
         """Say that a number in the graph is the length of an axis."""
-        key = (id(node), slot, place)
+        key = (id(node), slot, place, id(reader))
         other = self.numbers.get(key)
         if other is not None:
-            axes.unify(other.axis, axis, f"one number of {ir.label(node)!r} stands for both")
+            algebra.unify(other.axis, axis, f"one number of {ir.label(node)!r} stands for both")
             return
-        self.numbers[key] = Number(node, slot, place, axis, copied)
+        self.numbers[key] = Number(node, slot, place, axis, copied, reader)
 
     def freeze(self, axis: Axis, node: gs.Node, reason: str) -> None:
         """Freeze an axis for a reason that lies in a node."""
@@ -186,7 +190,7 @@ class Sheet:
 
     def unify(self, a: Axis, b: Axis, node: gs.Node) -> None:
         """Say that two axes have the same indices, because of a node."""
-        axes.unify(a, b, f"axes that do not match ({node.op} {ir.label(node)!r})")
+        algebra.unify(a, b, f"axes that do not match ({node.op} {ir.label(node)!r})")
 
 
 def _length(dim: object) -> int | None:

@@ -8,26 +8,28 @@ import networkx as nx
 import numpy as np
 
 from onnxopt import cost
-from onnxopt.errors import SamplesError
-from onnxopt.samples import synthetic
 from onnxopt_passes.prune.analysis import analyse
 from onnxopt_passes.prune.cut import cut
+from onnxopt_passes.prune.observe import drawn, observe
 
 if TYPE_CHECKING:
     from onnxopt.model import Model
+    from onnxopt.runtime import Settings
     from onnxopt_passes.prune.analysis import Analysis
+    from onnxopt_passes.prune.observe import Lengths
 
 
-def survey(model: Model) -> dict[str, Any]:
-    """Return the groups of a model as JSON has them.
+def survey(model: Model, settings: Settings) -> dict[str, Any]:
+    """Return the groups of a model as JSON has them; a run may show what shapes leave open.
 
     `reach_params` and `reach_macs` are the shares of the parameters and of the multiply-accumulates
     that go if one index is left of each group that can be cut, the latter None where the shapes it
     takes are not known; `units` is how many sets of groups there are that share no weight.
     """
-    analysis = analyse(model)
+    observed = observe(model, drawn(model), settings)
+    analysis = analyse(model, observed=observed)
     return {
-        **_reach(analysis),
+        **_reach(analysis, observed),
         "units": nx.number_connected_components(network(analysis)),
         "unknown": {op: list(names) for op, names in analysis.unknown.items()},
         "groups": [
@@ -42,7 +44,7 @@ def survey(model: Model) -> dict[str, Any]:
                 "frozen": g.frozen,
                 "soft": g.soft is not None and g.frozen == g.soft,
             }
-            for g in analysis.told
+            for g in analysis.groups
         ],
     }
 
@@ -58,13 +60,13 @@ def network(analysis: Analysis) -> nx.Graph:
     return graph
 
 
-def _reach(analysis: Analysis) -> dict[str, float | None]:
+def _reach(analysis: Analysis, observed: Lengths) -> dict[str, float | None]:
     """Return the shares of parameters and of MACs that go if one index is left of each group."""
     source = analysis.model
     least = source.clone()
-    found = analyse(least)
+    found = analyse(least, observed=observed)
     cut(found, {g.name: np.arange(g.size) == 0 for g in found.free})
-    feed = _feed(source)
+    feed = next(iter(drawn(source)), None)
     before, after = (cost.measure(m.export(), feed) for m in (source, least))
     macs = None
     if before.macs and after.macs is not None:
@@ -73,11 +75,3 @@ def _reach(analysis: Analysis) -> dict[str, float | None]:
         "reach_params": 1 - after.params / before.params if before.params else 0.0,
         "reach_macs": macs,
     }
-
-
-def _feed(model: Model) -> dict[str, Any] | None:
-    """Return an input to count on; None where none can be drawn."""
-    try:
-        return next(synthetic(model.export().inputs, n=1).feeds())
-    except SamplesError:
-        return None
