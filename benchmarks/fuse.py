@@ -42,6 +42,9 @@ ROUNDS = 4
 SECONDS = 0.6
 """How long a round takes."""
 
+PARTNERS = {"norm_weight": ("rms_norm",), "norm_mean": ("norm_weight", "layer_norm")}
+"""Rules that only bring a pattern into the order of another rule are measured with that."""
+
 TARGETS = {
     "portable": ("unroll", "group_norm", *(r.name for r in RULES)),
     "ort-cpu": tuple(r.name for r in (*EARLY, *LATE)),
@@ -58,9 +61,10 @@ def cleaned(model: Model) -> Exported:
 def alone(exported: Exported, rule: str, target: str) -> tuple[Exported, int]:
     """Return a model with the edits of one rule, and how many they are."""
     gate = Gate()
+    rules = (rule, *PARTNERS.get(rule, ()))
 
     def allow(edit: str) -> bool:
-        return edit.startswith(f"{rule}@") and gate(edit)
+        return edit.partition("@")[0] in rules and gate(edit)
 
     model = Model.from_exported(exported)
     room = 2 * exported.nbytes

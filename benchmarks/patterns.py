@@ -56,6 +56,21 @@ PATTERNS: dict[str, str] = {
         *("v = ReduceMean<axes = [-1]>(p)", "e = Add(v, eps)", "r = Sqrt(e)"),
         *("i = Reciprocal(r)", "n = Mul(d, i)", "m = Mul(n, k)", "y = Add(m, b)"),
     ),
+    "norm_mean": model(
+        TOKENS,
+        "float[384] k, float[384] b, float eps = {0.00001}",
+        *("u = ReduceMean<axes = [-1]>(x)", "d = Sub(x, u)", "p = Mul(d, d)"),
+        *("v = ReduceMean<axes = [-1]>(p)", "e = Add(v, eps)", "r = Sqrt(e)"),
+        *("i = Reciprocal(r)", "g = Mul(i, k)", "a = Mul(x, g)", "c = Mul(u, g)"),
+        *("o = Sub(b, c)", "y = Add(a, o)"),
+    ),
+    "norm_weight": model(
+        TOKENS,
+        "float[384] k, float two = {2}, float eps = {0.00001}, int64[1] last = {-1}",
+        *MEAN_OF_SQUARES,
+        *("i = Reciprocal(r)", "g = Mul(i, k)", "y = Mul(x, g)"),
+        opset=18,
+    ),
     "rms_norm": model(
         TOKENS,
         "float[384] k, float two = {2}, float eps = {0.00001}, int64[1] last = {-1}",
@@ -85,6 +100,15 @@ PATTERNS: dict[str, str] = {
         *("t = Transpose<perm = [0, 1, 3, 2]>(k)", "m = MatMul(q, t)", "d = Div(m, s)"),
         *("p = Softmax<axis = -1>(d)", "y = MatMul(p, v)"),
         opset=23,
+    ),
+    "multi_head": model(
+        WIDE,
+        "float s = {8}, int64[4] h = {0, 0, 8, 64}, int64[3] j = {0, 0, 512}",
+        *("qr = Reshape(q, h)", "kr = Reshape(k, h)", "vr = Reshape(v, h)"),
+        *(f"{c}t = Transpose<perm = [0, 2, 1, 3]>({c}r)" for c in "qv"),
+        *("kt = Transpose<perm = [0, 2, 3, 1]>(kr)", "m = MatMul(qt, kt)", "d = Div(m, s)"),
+        *("p = Softmax<axis = -1>(d)", "a = MatMul(p, vt)"),
+        *("t = Transpose<perm = [0, 2, 1, 3]>(a)", "y = Reshape(t, j)"),
     ),
     "attention_heads": model(
         WIDE,

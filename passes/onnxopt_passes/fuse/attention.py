@@ -59,6 +59,7 @@ class Found:
         v: [batch, heads, keys, size].
         mask: None where there is none.
         short: What `attention_mask.fit` says of it.
+        zeroed: Whether probabilities that are NaN become 0.
     """
 
     context: gs.Node
@@ -66,6 +67,7 @@ class Found:
     v: gs.Tensor
     mask: attention_mask.Mask | None
     short: tuple[bool, bool]
+    zeroed: bool
 
 
 def fuse_attention(graph: gs.Graph, softmax: gs.Node) -> bool:
@@ -104,7 +106,8 @@ def find(graph: gs.Graph, softmax: gs.Node) -> Found | None:
     elif short is None:
         match.miss("its mask does not fit [batch, heads, queries, keys]")
     else:
-        return Found(context, scores, v, mask, short)
+        zeroed = len(softmax.outputs[0].outputs) > 1
+        return Found(context, scores, v, mask, short, zeroed)
     return None
 
 

@@ -36,7 +36,7 @@ def take_heads(graph: gs.Graph, node: gs.Node) -> bool:
     parts = [split(graph, t) for t in node.inputs[:3]]
     if any(p is None for p in parts) or not isinstance(heads, int) or not isinstance(size, int):
         return match.miss("its heads are not split from [batch, length, heads * size]")
-    if not joins(reshape, reshape.inputs[0], heads * size):
+    if not joins(reshape, node.inputs[0], heads * size):
         return match.miss("its heads are not joined to [batch, length, heads * size]")
     if match.quantized(node.inputs[0], reshape.outputs[0]):
         return match.miss("it stands before a QuantizeLinear")
@@ -75,30 +75,36 @@ def whole(tensor: gs.Tensor) -> gs.Tensor | None:
         return None
     if joined is None or len(joined) != 3 or joined[2] != heads * size:
         return None
-    return x if _kept(reshape, x, tensor) else None
+    return x if _kept(reshape, (shapes.axis(x, 0), shapes.axis(x, 1))) else None
 
 
-def joins(reshape: gs.Node, x: gs.Tensor, width: int) -> bool:
-    """Whether a Reshape joins the last two of four axes to one of that width."""
+def joins(reshape: gs.Node, q: gs.Tensor, width: int) -> bool:
+    """Whether a Reshape joins the last two axes of [batch, queries, heads, size].
+
+    Args:
+        reshape: What reads the output of an attention, its heads and length swapped.
+        q: [batch, heads, queries, size].
+        width: How many heads there are, times their size.
+    """
     dims = shapes.dims(reshape.outputs[0])
     if dims is None or len(dims) != 3 or (isinstance(dims[2], int) and dims[2] != width):
         return False
-    return _kept(reshape, x, reshape.outputs[0]) >= (1 if dims[2] == width else 2)
+    rows = (shapes.axis(q, 0), shapes.axis(q, 2))
+    return _kept(reshape, rows) >= (1 if dims[2] == width else 2)
 
 
-def _kept(reshape: gs.Node, x: gs.Tensor, result: gs.Tensor) -> int:
-    """Return how many of the first two axes a Reshape is known to keep.
+def _kept(reshape: gs.Node, rows: tuple[shapes.Element | None, shapes.Element | None]) -> int:
+    """Return how many of two sizes, the first two axes of its input, a Reshape is known to keep.
 
     One suffices where it keeps the product of the two.
     """
     asked = shapes.elements(reshape.inputs[1])
     zeros_copy = match.attribute(reshape, "allowzero", 0) == 0
     count = 0
-    for i in (0, 1):
-        size = shapes.axis(x, i)
+    for i, size in enumerate(rows):
         wanted = asked[i] if asked and len(asked) > i else None
-        same = size is not None and size != 0 and size in (shapes.axis(result, i), wanted)
-        count += same or (wanted == 0 and zeros_copy)
+        found = (shapes.axis(reshape.outputs[0], i), wanted)
+        count += (size is not None and size != 0 and size in found) or (wanted == 0 and zeros_copy)
     return count
 
 

@@ -83,6 +83,20 @@ def fit(mask: Mask, q: gs.Tensor, v: gs.Tensor) -> tuple[bool, bool] | None:
     return queries, keys
 
 
+def finite(mask: Mask | None) -> bool:
+    """Whether a mask is known to hold no -Inf, which could hide a row as a whole."""
+    if mask is None:
+        return True
+    if mask.hidden is not None:
+        return bool(np.isfinite(mask.hidden))
+    node = match.producer(mask.tensor)
+    if node is not None and match.is_op(node, "Where"):
+        values = [match.constant(t) for t in node.inputs[1:]]
+    else:
+        values = [match.constant(mask.tensor)]
+    return all(v is not None and bool(np.isfinite(v).all()) for v in values)
+
+
 def write(
     graph: gs.Graph,
     mask: Mask,

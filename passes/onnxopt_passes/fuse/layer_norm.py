@@ -4,8 +4,9 @@ d = x - mean(x)     d / sqrt(mean(d * d) + eps) * w + b   ->  LayerNormalization
 
 The means are over the last axes, and w and b are constants of these axes; where there is no w it
 is ones. onnxruntime recognises the form with Div by itself, but not the others that `normal`
-knows. From opset 17 on, which has LayerNormalization, and for float32 only: for float64
-onnxruntime's LayerNormalization takes twice as long as the decomposition.
+knows. Before opset 17, which has LayerNormalization, those become the form with Div, if there are w
+and b. For float32 only: for float64 onnxruntime's LayerNormalization takes twice as long as the
+decomposition.
 """
 
 from __future__ import annotations
@@ -28,12 +29,10 @@ LAYER_NORM = 17
 
 
 def fuse_layer_norm(graph: gs.Graph, root: gs.Node) -> bool:
-    """Write a decomposed LayerNormalization as one node."""
+    """Write a decomposed LayerNormalization as one node, or as onnxruntime knows it."""
     found = normal.read(graph, root)
-    if graph.opset < LAYER_NORM or found is None:
-        return False
-    sizes = _sizes(found)
-    if sizes is None:
+    sizes = None if found is None else _sizes(found)
+    if graph.opset < scalars.BROADCASTS or found is None or sizes is None:
         return False
     if scalars.kind(found.x, root.outputs[0]) != np.float32:
         return match.miss("it is not float32")
@@ -45,6 +44,8 @@ def fuse_layer_norm(graph: gs.Graph, root: gs.Node) -> bool:
     last, bias = normal.taken(graph, last, "Add", fitting)
     if match.quantized(found.x, last.outputs[0]):
         return match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
+    if graph.opset < LAYER_NORM:
+        return weight is not None and bias is not None and _order(graph, found, root)
     if weight is None and 4 * math.prod(sizes) > scalars.SHARED:
         return match.miss("it has no weight, and one of ones would make the file grow")
 
@@ -56,6 +57,20 @@ def fuse_layer_norm(graph: gs.Graph, root: gs.Node) -> bool:
     attributes = {"axis": found.axes[0], "epsilon": found.epsilon}
     new = ir.Node("LayerNormalization", last.name, attrs=attributes, inputs=inputs)
     return scalars.finish(graph, last, new)
+
+
+def _order(graph: gs.Graph, found: normal.Normal, root: gs.Node) -> bool:
+    """Divide by the root instead of multiplying by its inverse; the square becomes a Pow."""
+    quotient = found.last
+    square = match.producer(found.square)
+    if quotient.op != "Mul" or square is None or len(found.axes) != 1:
+        return False
+    difference = square.inputs[0]
+    if square.op == "Mul":
+        two = scalars.constant(f"{found.square.name}.two", 2, np.dtype(np.float32))
+        scalars.finish(graph, square, ir.Node("Pow", square.name, inputs=[difference, two]))
+    inputs = [difference, root.outputs[0]]
+    return scalars.finish(graph, quotient, ir.Node("Div", quotient.name, inputs=inputs))
 
 
 def _sizes(found: normal.Normal) -> tuple[int, ...] | None:

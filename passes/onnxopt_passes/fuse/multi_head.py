@@ -3,8 +3,9 @@
 Softmax(s * Q Kt + M) V, heads split before and joined after  ->  MultiHeadAttention(q, k, v, M)
 
 q, k and v are [batch, length, heads * size]. M is [batch, heads, queries, keys], where the first
-two may be 1. Keys and values have as many heads as queries, and the type is float32. An operator
-of onnxruntime's own (com.microsoft): for `ort-cpu`, kept where it measures faster.
+two may be 1. Keys and values have as many heads as queries, and the type is float32. Where NaN
+among the probabilities become 0, M may not hide a whole row: this operator gives NaN. It is one of
+onnxruntime's own (com.microsoft): for `ort-cpu`, kept where it measures faster.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ def fuse_multi_head(graph: gs.Graph, softmax: gs.Node) -> bool:
     parts = [split(graph, scores.q), _keys(graph, scores), split(graph, v)]
     if any(p is None for p in parts) or not isinstance(size, int):
         return match.miss("its heads are not split from [batch, length, heads * size]")
-    if not attention_heads.joins(joined, joined.inputs[0], heads * size):
+    if not attention_heads.joins(joined, scores.q, heads * size):
         return match.miss("its heads are not joined to [batch, length, heads * size]")
+    if found.zeroed and not attention_mask.finite(found.mask):
+        return match.miss("rows that are hidden as a whole would be NaN")
     if found.mask is not None and len(shapes.dims(found.mask.tensor) or ()) != 4:
         return match.miss("its mask has no axes for batch and heads")
 

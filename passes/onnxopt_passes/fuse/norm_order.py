@@ -12,13 +12,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnxopt import match
+import numpy as np
+
+from onnxopt import match, shapes
 from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import normal, scalars
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
+
+
+LAYER_NORM = 17
+"""The opset that has LayerNormalization."""
 
 
 def order_weight(graph: gs.Graph, product: gs.Node) -> bool:
@@ -29,12 +35,27 @@ def order_weight(graph: gs.Graph, product: gs.Node) -> bool:
         if parts is None or match.constant(other) is not None:
             continue
         inverse, weight = parts
+        if not _recognised(graph, product, other, weight):
+            return match.miss("no rule would know the normalisation then")
         if len(inverse.outputs) != 1 or match.quantized(other, product.outputs[0]):
             return match.miss("its inverse deviation has other readers, or it is quantized")
         name = f"{product.outputs[0].name}.normal"
         scaled = scalars.step(graph, "Mul", name, other, other, inverse)
         return scalars.finish(graph, product, ir.Node("Mul", product.name, {}, [scaled, weight]))
     return False
+
+
+def _recognised(graph: gs.Graph, product: gs.Node, x: gs.Tensor, weight: gs.Tensor) -> bool:
+    """Whether a rule may make one node of it: not so, the order costs a little time."""
+    values, dims = match.constant(weight), shapes.dims(x)
+    if values is None or not dims or scalars.kind(x) != np.float32:
+        return False
+    centred = match.is_op(match.producer(x), "Sub")
+    if values.ndim > 1:
+        return centred
+    shifted = match.sole_reader(graph, product.outputs[0], "Add") is not None
+    known = graph.opset >= LAYER_NORM or shifted or not centred
+    return values.shape == (dims[-1],) and known
 
 
 def _weighted(graph: gs.Graph, node: gs.Node) -> tuple[gs.Tensor, gs.Tensor] | None:

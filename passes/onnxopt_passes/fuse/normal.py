@@ -33,12 +33,14 @@ class Normal:
         x: What is normalised; its rank is known.
         axes: What the means are over: not negative, in order.
         epsilon: What is added to the variance.
+        square: (x - mean) squared.
     """
 
     last: gs.Node
     x: gs.Tensor
     axes: tuple[int, ...]
     epsilon: float
+    square: gs.Tensor
 
 
 def read(graph: gs.Graph, root: gs.Node) -> Normal | None:
@@ -62,7 +64,7 @@ def read(graph: gs.Graph, root: gs.Node) -> Normal | None:
     subs = [centre, match.producer(other if other is not None else difference)]
     if any(s is None or _axes(match.producer(s.inputs[1])) != axes for s in subs):
         return None
-    return Normal(last, x, axes, eps[1])
+    return Normal(last, x, axes, eps[1], mean.inputs[0])
 
 
 def taken(

@@ -1,11 +1,12 @@
-"""RMSNorm in the form that onnxruntime recognises, and from opset 23 on as one node.
+"""RMSNorm as one node from opset 23 on, and before in the form that onnxruntime recognises.
 
-x * (1 / sqrt(mean(x ** 2) + eps)) * w   ->   x / sqrt(mean(x ** 2) + eps) * w
 x / sqrt(mean(x ** 2) + eps) * w         ->   RMSNormalization(x, w)                opset >= 23
+x * (1 / sqrt(mean(x ** 2) + eps)) * w   ->   x / sqrt(mean(x ** 2) + eps) * w
 
 w is a constant of the last axis, which the mean is over; the square becomes a Pow. The inverse is a
-Reciprocal or a Div of 1. onnxruntime makes one node of the right side of the first line, and leaves
-the left one, that Llama exports have, as it is. Only float32 with such a w is changed.
+Reciprocal or a Div of 1. onnxruntime makes one node of the right side of the second line, and
+leaves the left one, that Llama exports have, as it is. Where no w follows, the second line does not
+pay, and the first takes ones. Only float32.
 """
 
 from __future__ import annotations
@@ -46,19 +47,45 @@ def order_rms_norm(graph: gs.Graph, inverse: gs.Node) -> bool:
     return scalars.finish(graph, last, ir.Node("Div", last.name, inputs=[x, root.outputs[0]]))
 
 
-def fuse_rms_norm(graph: gs.Graph, quotient: gs.Node) -> bool:
+def fuse_rms_norm(graph: gs.Graph, root: gs.Node) -> bool:
     """Write an RMSNorm as one node."""
-    x, divisor = quotient.inputs
-    root = match.sole(graph, divisor, "Sqrt")
-    found = None if root is None else _square(graph, root, x)
-    if graph.opset < RMS_NORM or found is None or not _changeable(graph, quotient, x):
+    parts = _quotient(graph, root) if graph.opset >= RMS_NORM else None
+    found = None if parts is None else _square(graph, root, parts[1])
+    if parts is None or found is None:
         return False
-    last = quotient.outputs[0].outputs[0]
-    weight = next(t for t in last.inputs if t is not quotient.outputs[0])
+    last, x = parts
+    if scalars.kind(x, root.outputs[0]) != np.float32:
+        return match.miss("it is not float32")
+    size = (shapes.dims(x) or (None,))[-1]
+    if match.quantized(x, last.outputs[0]):
+        return match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
+    weight = None
+    if _weighted(graph, last, x):
+        product = last.outputs[0].outputs[0]
+        weight = next(t for t in product.inputs if t is not last.outputs[0])
+        last = product
+    elif isinstance(size, int) and 0 < 4 * size <= scalars.SHARED:
+        weight = ir.Constant(f"{last.outputs[0].name}.weight", np.ones(size, np.float32))
+    if weight is None or match.quantized(x, last.outputs[0]):
+        return match.miss("it has no weight, and one of ones would make the file grow")
 
     attributes = {"axis": -1, "epsilon": found[1]}
     new = ir.Node("RMSNormalization", last.name, attributes, [x, weight])
     return scalars.finish(graph, last, new)
+
+
+def _quotient(graph: gs.Graph, root: gs.Node) -> tuple[gs.Node, gs.Tensor] | None:
+    """Return the node that divides by a root or multiplies by its inverse, and what it divides."""
+    reader = match.sole_reader(graph, root.outputs[0], "Div", "Reciprocal")
+    if reader is None:
+        return None
+    if normal.inverted(reader) is None:
+        return reader, reader.inputs[0]
+    last = match.sole_reader(graph, reader.outputs[0], "Mul")
+    if last is None:
+        return None
+    left, right = last.inputs
+    return last, left if right is reader.outputs[0] else right
 
 
 def _changeable(graph: gs.Graph, last: gs.Node, x: gs.Tensor) -> bool:
@@ -100,7 +127,7 @@ def _weighted(graph: gs.Graph, last: gs.Node, x: gs.Tensor) -> bool:
 
 
 RULES: tuple[Rule, ...] = (
+    Rule("rms_normalization", ("Sqrt",), fuse_rms_norm),
     Rule("rms_norm", ("Reciprocal", "Div"), order_rms_norm),
-    Rule("rms_normalization", ("Div",), fuse_rms_norm),
 )
 """Before those that would take its constants away."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxopt import runtime, shapes, trial, verdicts
+from onnxopt import resolve, runtime, shapes, trial, verdicts
 from onnxopt.errors import SamplesError
 from onnxopt.rewrite import edit_id
 from onnxopt.runtime import CannotRun, Session, Settings
@@ -85,7 +85,7 @@ def keep_if_faster(model: Model, rule: Rule, terms: Terms) -> int:
     Returns:
         How many edits stayed.
     """
-    shapes.infer(model)
+    resolve.infer(model)
     sites = _sites(model, rule)
 
     def judge(before: Exported, after: Exported, made: list[str]) -> str:
