@@ -70,6 +70,8 @@ class Settings:
         threads: Threads within an operator.
         custom_ops: Libraries of custom operators.
         lean: Spend less memory instead of less time: no arena, no repacked weights.
+        ordered: Run nodes in the order in which they are written, so that a tensor goes as soon as
+            the nodes behind it have run.
         rewritten: Where to write the graph that onnxruntime makes of the model, a path that ends
             in `.onnx`; its weights go to a file beside it that ends in `.data`.
         profile: Prefix of the file that times of single nodes are written to.
@@ -79,6 +81,7 @@ class Settings:
     threads: int = 1
     custom_ops: tuple[str, ...] = ()
     lean: bool = False
+    ordered: bool = False
     rewritten: str | None = None
     profile: str | None = None
 
@@ -117,6 +120,8 @@ class Session:
             options.optimized_model_filepath = settings.rewritten
             entry = "session.optimized_model_external_initializers_file_name"
             options.add_session_config_entry(entry, f"{os.path.basename(settings.rewritten)}.data")
+        if settings.ordered:
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         if settings.profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = settings.profile

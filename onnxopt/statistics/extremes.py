@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxopt import match
-from onnxopt.statistics.ranges import WRITTEN, named
+from onnxopt.statistics.ranges import WRITTEN, early, named
 from onnxopt.statistics.tap import Tap
 
 if TYPE_CHECKING:
@@ -40,12 +41,13 @@ def largest(
         CannotRun: onnxruntime refuses the model, or cannot run it on a sample.
     """
     clone = model.clone()
-    tensors = named(clone)
+    tensors, first = named(clone), len(clone.graph.nodes)
     outputs = []
     for name, axis in axes.items():
         tensor = _magnitudes(clone.graph, tensors[name]) if magnitude else tensors[name]
         outputs.append(_columns(clone.graph, tensor, axis))
-    tap = Tap(clone, outputs, settings)
+    early(clone.graph, first)
+    tap = Tap(clone, outputs, replace(settings, ordered=True))
     found: dict[str, np.ndarray] = {}
     for values in tap.over(samples):
         for name, value in zip(axes, values, strict=True):

@@ -209,6 +209,31 @@ def test_a_quantized_model_is_left(model, context):
     assert "quantized already" in ctx.notes[-1]
 
 
+def test_what_another_tool_left_in_float_is_stored_in_integers(model, context):
+    text = (
+        HEAD
+        + """g (float[N,64] x) => (float[N,64] y)
+    <float[64,64] w, int8[64,64] v, float s = {0.01}> {
+       a = MatMul(x, w)
+       r = Relu(a)
+       d = DequantizeLinear(v, s)
+       y = MatMul(r, d)
+    }"""
+    )
+    ctx = context((2, 64), max_drop=1.0)
+    built = model(text)
+    before = built.export()
+    assert Quant().run(built, ctx) == 1
+    after = built.export()
+    onnx.checker.check_model(after.whole(), full_check=True)
+    held = {t.name: t for t in after.whole().graph.initializer}
+    assert held["w_q"].data_type == onnx.TensorProto.INT8
+    assert held["v"] == next(t for t in before.whole().graph.initializer if t.name == "v")
+    assert _noise(before, after, next(iter(ctx.calibration)).feed) < 0.02
+    assert "1 weights that were in float are stored" in ctx.notes[-1]
+    assert Quant().run(Model.from_exported(after), ctx) == 0
+
+
 def test_a_dropped_edit_leaves_its_unit_in_float(model, context):
     from dataclasses import replace
 

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_graphsurgeon as gs
 import pytest
 
 from onnxopt.model import Model
@@ -128,3 +129,20 @@ def test_the_cache_knows_the_weights(tmp_path, monkeypatch):
     other = _samples(np.full((1, 3), 2, np.float32))
     assert ranges.cached(model, ["z"], other)["z"].high == 4000
     assert len(list((tmp_path / "onnxopt" / "ranges").iterdir())) == 3
+
+
+def test_nodes_that_reduce_run_right_behind_what_they_read():
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[2,3] x) => (float[2,3] y) { a = Relu(x)  b = Abs(a)  y = Neg(b) }"""
+    graph = Model.from_proto(onnx.parser.parse_model(text)).graph
+    first = len(graph.nodes)
+    for name in ("b", "x", "a"):
+        tensor = next(t for t in graph.tensors().values() if t.name == name)
+        inner, out = (gs.Variable(f"{name}.{w}", np.float32) for w in ("inner", "out"))
+        graph.nodes.append(gs.Node("Abs", f"{name}.1", {}, [tensor], [inner]))
+        graph.nodes.append(gs.Node("Neg", f"{name}.2", {}, [inner], [out]))
+    ranges.early(graph, first)
+    made = [n.outputs[0].name for n in graph.nodes]
+    assert made == [
+        "x.inner", "x.out", "a", "a.inner", "a.out", "b", "b.inner", "b.out", "y"
+    ]  # fmt: skip

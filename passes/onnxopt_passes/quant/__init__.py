@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from onnxopt import match
 from onnxopt.base import Pass
-from onnxopt_passes.quant import half, modes, options, survey
+from onnxopt_passes.quant import half, ledger, modes, options, survey, weight_only
 
 if TYPE_CHECKING:
     from onnxopt.base import Context
@@ -86,13 +86,21 @@ class Quant(Pass):
     def run(self, model: Model, ctx: Context) -> int:
         """Quantize in place; return the number of nodes and weights that changed."""
         found = {n.op for _, g in model.graphs() for n in g.nodes if n.op in QUANTIZED}
-        if found:
-            ctx.notes.append(
-                f"it is quantized already ({', '.join(sorted(found))}): left as it is; start from"
-                " the float model"
-            )
-            return 0
         match.stamp(model.graph)
+        if found:
+            return self._complete(model, ctx, ", ".join(sorted(found)))
         if self.mode in options.HALF:
             return half.convert(model, self, ctx)
         return modes.quantize(model, self, ctx)
+
+    def _complete(self, model: Model, ctx: Context, ops: str) -> int:
+        """Store weights that somebody else's quantization has left in float; the rest stays."""
+        edits = 0
+        if self.mode not in options.HALF:
+            edits = weight_only.quantize_weights(model, self, ctx)
+        ledger.complete(model, ctx, {})
+        ctx.notes.append(
+            f"it is quantized already ({ops}): that is left as it is, and {edits} weights that were"
+            " in float are stored in integers; start from the float model for more"
+        )
+        return edits

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxopt import match
-from onnxopt.statistics import Moments, Tap
+from onnxopt.statistics import Moments, Tap, ranges
 from onnxopt_passes.quant import scheme
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ ENOUGH = 8
 """Rows that are wanted in all, for each input of a layer."""
 
 ELEMENTS = 1 << 23
-"""Elements of all matrices that are summed up in one pass; more layers take more passes."""
+"""Elements of all matrices, and of all that layers read of a sample, that one pass may hold; more
+layers take more passes."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,14 @@ def read(
     match.stamp(model.graph)
     found: dict[int, Reading] = {}
     count = samples.count()
-    for part in _parts([layer for layer in layers if layer.shape[2] <= WIDEST]):
+    computed = [layer for layer in layers if match.constant(layer.source) is None]
+    able = [layer for layer in computed if layer.shape[2] <= WIDEST]
+    first = next(iter(samples), None)
+    if not able or first is None:
+        return {}
+    names = list(dict.fromkeys(layer.source.name for layer in able))
+    sizes = ranges.sizes(model, names, first.feed, settings)
+    for part in _parts(able, sizes):
         sums = [
             _Sums(layer, (quantized or {}).get(layer.source.name), count, settings.threads)
             for layer in part
@@ -108,13 +116,13 @@ def read(
     return found
 
 
-def _parts(layers: Sequence[Linear]) -> Iterator[list[Linear]]:
-    """Yield the layers in parts whose matrices fit into memory together."""
+def _parts(layers: Sequence[Linear], sizes: Mapping[str, int]) -> Iterator[list[Linear]]:
+    """Yield the layers in parts whose matrices and inputs fit into memory together."""
     part: list[Linear] = []
     room = ELEMENTS
     for layer in layers:
         groups, _, inputs = layer.shape
-        size = groups * inputs * inputs
+        size = groups * inputs * inputs + sizes[layer.source.name]
         if part and size > room:
             yield part
             part, room = [], ELEMENTS
