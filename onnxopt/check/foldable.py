@@ -47,7 +47,7 @@ def foldable(subject: Subject) -> Iterator[tuple[str, str]]:
     """
     found = []
     for scope in outside_functions(subject):
-        steps = constant_nodes(subject, scope)
+        steps = constant_nodes(subject)[id(scope)]
         inside = {id(n) for n in steps}
         gone = _affordable(subject, scope, steps)
         found += [
@@ -61,9 +61,13 @@ def foldable(subject: Subject) -> Iterator[tuple[str, str]]:
     yield from grouped(found, "nodes compute the same in every run")
 
 
-@lru_cache(maxsize=64)
-def constant_nodes(subject: Subject, scope: Scope) -> tuple[onnx.NodeProto, ...]:
-    """Return the nodes of a graph that give the same in every run, in its order."""
+@lru_cache(maxsize=1)
+def constant_nodes(subject: Subject) -> dict[int, tuple[onnx.NodeProto, ...]]:
+    """Return the nodes that give the same in every run, by the id of their graph, in its order."""
+    return {id(scope): _constant_nodes(subject, scope) for scope in outside_functions(subject)}
+
+
+def _constant_nodes(subject: Subject, scope: Scope) -> tuple[onnx.NodeProto, ...]:
     known = types.of(subject)
     inside: set[int] = set()
     found = []
@@ -111,16 +115,25 @@ def _credits(subject: Subject, scope: Scope, steps: tuple[onnx.NodeProto, ...]) 
     """Return the bytes that would go with each node, by its id."""
     inside = {id(n) for n in steps}
     credit: dict[int, float] = {}
+    parts: dict[str, int] = {}
     for node in steps:
         credit[id(node)] = NODE
         for name in set(filter(None, node.input)):
-            readers = {id(r) for r in scope.readers[name]}
-            if scope.seen(name) or readers - inside or not scope.defines(name):
+            if name not in parts:
+                parts[name] = _shares(scope, name, inside)
+            if not parts[name]:
                 continue
             tensor = subject.constant(scope, name)
             if tensor is not None:
                 goes: float = subject.size(tensor)
             else:
                 goes = credit.get(id(scope.makers.get(name)), 0.0)
-            credit[id(node)] += goes / len(readers)
+            credit[id(node)] += goes / parts[name]
     return credit
+
+
+def _shares(scope: Scope, name: str, inside: set[int]) -> int:
+    """Return how many nodes share a tensor that goes with them; 0 if others keep it."""
+    readers = {id(r) for r in scope.readers[name]}
+    kept = scope.seen(name) or not scope.defines(name) or readers - inside
+    return 0 if kept else len(readers)

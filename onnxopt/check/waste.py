@@ -69,7 +69,7 @@ def repeated_node(subject: Subject) -> Iterator[tuple[str, str]]:
     for scope in outside_functions(subject):
         first: dict[tuple[object, ...], onnx.NodeProto] = {}
         same: dict[str, str] = {}
-        constant = {id(n) for n in constant_nodes(subject, scope)}
+        constant = {id(n) for n in constant_nodes(subject)[id(scope)]}
         for node in scope.nodes:
             if not node.input or node.op_type in RANDOM or any(bodies(node)):
                 continue

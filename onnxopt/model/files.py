@@ -39,7 +39,7 @@ def check_path(path: Path) -> None:
     """Refuse what cannot be a model file.
 
     Raises:
-        ModelError: There is no such file, it is a directory or a pipe, empty, or may not be read.
+        ModelError: It is missing, a directory, a pipe or empty, or may not be read.
     """
     if path.is_dir():
         raise ModelError(f"{path} is a directory; give the .onnx file in it")

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def largest(
-    model: Model, axes: Mapping[str, int], samples: Samples, settings: Settings = WRITTEN
+    model: Model,
+    axes: Mapping[str, int],
+    samples: Samples,
+    settings: Settings = WRITTEN,
+    *,
+    magnitude: bool = False,
 ) -> dict[str, np.ndarray]:
     """Return the largest value at each index of one axis; onnxruntime reduces the others.
 
@@ -29,13 +34,17 @@ def largest(
         axes: Float tensors of its main graph, by name, and the axis of each.
         samples: What to run; at least one.
         settings: How to load it.
+        magnitude: Look at magnitudes rather than at values.
 
     Raises:
         CannotRun: onnxruntime refuses the model, or cannot run it on a sample.
     """
     clone = model.clone()
     tensors = named(clone)
-    outputs = [_columns(clone.graph, tensors[name], axis) for name, axis in axes.items()]
+    outputs = []
+    for name, axis in axes.items():
+        tensor = _magnitudes(clone.graph, tensors[name]) if magnitude else tensors[name]
+        outputs.append(_columns(clone.graph, tensor, axis))
     tap = Tap(clone, outputs, settings)
     found: dict[str, np.ndarray] = {}
     for values in tap.over(samples):
@@ -43,6 +52,12 @@ def largest(
             best = value.reshape(-1, value.shape[-1]).max(0)
             found[name] = np.maximum(found[name], best) if name in found else best
     return found
+
+
+def _magnitudes(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:
+    out = gs.Variable(f"onnxopt.magnitude.{tensor.name}", np.float32)
+    match.insert(graph, gs.Node("Abs", f"{out.name}.node", {}, [tensor], [out]))
+    return out
 
 
 def _columns(graph: gs.Graph, tensor: gs.Tensor, axis: int) -> gs.Tensor:

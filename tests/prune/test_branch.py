@@ -116,7 +116,7 @@ def test_a_plan_may_drop_a_branch_and_nothing_else(tmp_path):
     assert Prune(plan=str(path)).run(model, ctx) == 1
     assert [n.op for n in model.graph.nodes].count("Conv") == 4
     assert next(g for g in ctx.evidence["groups"] if g["name"] == name)["after"] == 0
-    groups = analyse(Model.from_proto(topologies.plain())).told
+    groups = analyse(Model.from_proto(topologies.plain())).groups
     path.write_text('{"groups": {"w0": {"keep": []}}}')
     with pytest.raises(PassError, match="in no branch"):
         plan.read(path, groups)

@@ -42,13 +42,17 @@ def test_fixed_shapes_need_no_run() -> None:
 
 
 def test_inputs_that_it_does_not_run_on_are_left_out() -> None:
-    n = Net("N", "T", 8)
-    x = n.op("Add", n.linear("x", 8, 12), n.weight(7, 12))
-    x = n.op("Reshape", x, n.op("Shape", x))
-    model = Model.from_proto(n.build(n.linear(x, 12, 3)))
-    feeds = [{"x": np.zeros((a, b, 8), np.float32)} for a, b in ((1, 7), (2, 1), (3, 2))]
-    sums = next(n for n in model.graph.nodes if n.op == "Reshape").outputs[0].name
-    assert observed(model, feeds)[sums] == (None, 7, 12)
+    model = Model.from_proto(sequences.open_positions())
+    sizes = (1, 7), (2, 5), (3, 700)  # there are 600 positions
+    feeds = [{"x": np.zeros((a, b, 64), np.float32)} for a, b in sizes]
+    apart = next(n for n in model.graph.nodes if n.op == "Reshape").outputs[0].name
+    assert observed(model, feeds)[apart] == (None, None, 4, 16)
+    assert observed(model, feeds[1:]) == {}
+
+
+def test_axes_of_inputs_need_no_run() -> None:
+    n = Net("N", 3, 8, 8)
+    assert observed(Model.from_proto(n.build(n.head(n.relu(n.conv("x", 3, 8)), 8)))) == {}
 
 
 def test_the_pass_cuts_them_and_names_the_heads() -> None:

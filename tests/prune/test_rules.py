@@ -9,8 +9,9 @@ from prune.net import Net
 from onnxopt.model import Model
 from onnxopt.runtime import Settings
 from onnxopt.samples import synthetic
+from onnxopt_passes.prune.algebra import split, tail, unify
 from onnxopt_passes.prune.analysis import analyse
-from onnxopt_passes.prune.axes import ONE, Prod, Sum, Var, leaves, resolve, size, split, tail, unify
+from onnxopt_passes.prune.axes import ONE, Prod, Sum, Var, leaves, resolve, size
 from onnxopt_passes.prune.certificate import Certifier
 
 

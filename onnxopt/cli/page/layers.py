@@ -50,6 +50,7 @@ def precision(report: Facts) -> list[Facts]:
 def _row(report: Facts, old: Facts, new: Facts | None) -> Facts:
     nodes = [old] if new is None else [old, new]
     names = {name for n in nodes for name in (n["name"], n["weight"]["name"], *n["outputs"])}
+    names |= {name.rpartition(".")[0] for name in names}  # `conv.weight` was made from `conv`
     found = dict.fromkeys(_findings(report, names))
     found |= dict.fromkeys(
         f"{u['pass']}: {u['reason']}" for u in report["untouched"] if u["name"] in names

@@ -9,12 +9,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from onnxopt import match, shapes
 from onnxopt.model import ir
 from onnxopt.model.layout import in_order, reads
-from onnxopt_passes.prune import axes, rules
+from onnxopt_passes.prune import positions, rules
 from onnxopt_passes.prune.groups import Group, Member, Role
 from onnxopt_passes.prune.lengths import refine
 from onnxopt_passes.prune.origins import freeze_computed, freeze_numbers
@@ -39,7 +37,8 @@ class Analysis:
     Attributes:
         model: The model; its graph must not be edited while this is in use.
         sheet: Axes of all tensors.
-        groups: All groups with a weight, the frozen ones too, in the order of the graph.
+        groups: All groups with a weight, the frozen ones too, in the order of the graph; but not
+            the taps of kernels, nor the gates of an LSTM.
         variables: The variable of each group, by its name.
         unknown: Operators without a rule, and the names of their nodes.
     """
@@ -49,11 +48,6 @@ class Analysis:
     groups: tuple[Group, ...]
     variables: dict[str, Var]
     unknown: dict[str, tuple[str, ...]]
-
-    @property
-    def told(self) -> tuple[Group, ...]:
-        """Groups that a report is about: not the taps of kernels, nor the gates of an LSTM."""
-        return tuple(g for g in self.groups if not (g.frozen or "").startswith(PLAIN))
 
     @property
     def free(self) -> tuple[Group, ...]:
@@ -126,7 +120,9 @@ def _groups(
     for tensor, found in constants:
         for i, axis in enumerate(found):
             role = sheet.roles.get((id(tensor), i), Role.PASS)
-            for var, columns in _columns(axis):
+            for var, columns in positions.columns(axis).items():
+                if (var.frozen or "").startswith(PLAIN):
+                    continue
                 member = Member(reader[id(tensor)], tensor, i, role, columns)
                 members.setdefault(var, []).append(member)
     groups: list[Group] = []
@@ -138,15 +134,6 @@ def _groups(
         members_found = tuple(found_members)
         groups.append(Group(name, var.size or 0, members_found, var.head, frozen, var.soft))
     return tuple(groups), variables
-
-
-def _columns(axis: axes.Axis) -> list[tuple[Var, np.ndarray]]:
-    """Return, for each variable of an axis, which positions belong to each of its indices."""
-    found: dict[Var, list[np.ndarray]] = {}
-    for var, index in axes.places(axis):
-        order = np.argsort(index, kind="stable")[int((index < 0).sum()) :]
-        found.setdefault(var, []).append(order.reshape(var.size or 1, -1))
-    return [(var, np.sort(np.concatenate(parts, axis=1), axis=1)) for var, parts in found.items()]
 
 
 def _name(members: list[Member], taken: dict[str, Var]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxopt import match
 from onnxopt.model import ir
-from onnxopt_passes.prune import axes, branch
+from onnxopt_passes.prune import axes, branch, positions
 from onnxopt_passes.prune.soft import restate
 
 if TYPE_CHECKING:
@@ -64,26 +64,26 @@ def _slice(
     if isinstance(tensor, ir.Constant):
         values = tensor.values
         for i, axis in enumerate(found):
-            stays = axes.kept(axis, dict(chosen))
+            stays = positions.kept(axis, chosen)
             if len(stays) < values.shape[i]:
                 values = np.take(values, stays, axis=i)
         tensor.values = np.ascontiguousarray(values)
     elif isinstance(tensor, ir.Variable) and tensor.shape is not None:
-        widths = [axes.width(axis, dict(chosen)) for axis in found]
+        widths = [positions.width(axis, chosen) for axis in found]
         pairs = zip(tensor.shape, widths, strict=True)
         tensor.shape = tuple(w if isinstance(d, int) else d for d, w in pairs)
 
 
 def _new_number(number: Number, chosen: Mapping[Var, np.ndarray]) -> int | None:
     """Return what a number has to be; None if it may stay."""
-    width = axes.width(number.axis, dict(chosen))
+    width = positions.width(number.axis, chosen)
     if number.copied is not None:
-        return None if width == axes.width(number.copied, dict(chosen)) else width
+        return None if width == positions.width(number.copied, chosen) else width
     return None if width == axes.size(number.axis) else width
 
 
 def _new_indices(item: Indices, chosen: Mapping[Var, np.ndarray]) -> np.ndarray | None:
-    source, result = (axes.kept(a, dict(chosen)) for a in (item.source, item.result))
+    source, result = (positions.kept(a, chosen) for a in (item.source, item.result))
     length = axes.size(item.source) or 0
     values = match.constant(item.node.inputs[1])
     if values is None or (len(source) == length and len(result) == len(values)):

@@ -49,6 +49,8 @@ def refine(order: Sequence[gs.Node], observed: Lengths | None = None) -> None:
     for tensor in (t for node in order for t in node.outputs):
         if observed and observed.get(tensor.name):
             shapes.learn_all(tensor, observed[tensor.name])
+    if all(shapes.static(tensor) is not None for node in order for tensor in node.outputs):
+        return
     memo: dict[int, Elements] = {}
     for node in order:
         if match.is_op(node, *FILLED):

@@ -83,17 +83,15 @@ def drawn(model: Model, seed: int = 0) -> list[Feed]:
 
 
 def _unknown(model: Model) -> list[Any]:
-    """Return tensors that inference knows something of, but not all."""
+    """Return tensors with an axis whose length is neither known nor that of an input."""
+    given = {d for t in model.graph.inputs for d in shapes.dims(t) or () if isinstance(d, str)}
     found = []
     for node in model.graph.nodes:
         for tensor in node.outputs:
             known = shapes.dims(tensor)
-            kind = shapes.dtype(tensor)
-            if (
-                tensor.name
-                and kind is not None
-                and (known is None or shapes.static(tensor) is None)
-            ):
+            if not tensor.name or shapes.dtype(tensor) is None:
+                continue
+            if known is None or any(not isinstance(d, int) and d not in given for d in known):
                 found.append(tensor)
     return found
 

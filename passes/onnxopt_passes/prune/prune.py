@@ -107,7 +107,7 @@ class Prune(Pass):
         feeds = _feeds(source, ctx)
         observed = observe(source, (*drawn(source, ctx.seed), *feeds), _settings(ctx))
         analysis = analyse(model, self.soft, observed)
-        groups = [g for g in analysis.told if self._open(g, ctx)]
+        groups = [g for g in analysis.groups if self._open(g, ctx)]
         file = None if self.plan is None else Path(self.plan)
         planned = plan.read(file, groups) if file is not None and file.exists() else None
         allowed = [g for g in groups if ctx.allow(f"group@{g.name}")]

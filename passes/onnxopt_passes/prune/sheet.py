@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from onnxopt import match, shapes
 from onnxopt.model import ir
-from onnxopt_passes.prune import axes
+from onnxopt_passes.prune import algebra, axes
 from onnxopt_passes.prune.soft import Statistic
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class Sheet:
         key = (id(node), slot, place, id(reader))
         other = self.numbers.get(key)
         if other is not None:
-            axes.unify(other.axis, axis, f"one number of {ir.label(node)!r} stands for both")
+            algebra.unify(other.axis, axis, f"one number of {ir.label(node)!r} stands for both")
             return
         self.numbers[key] = Number(node, slot, place, axis, copied, reader)
 
@@ -190,7 +190,7 @@ class Sheet:
 
     def unify(self, a: Axis, b: Axis, node: gs.Node) -> None:
         """Say that two axes have the same indices, because of a node."""
-        axes.unify(a, b, f"axes that do not match ({node.op} {ir.label(node)!r})")
+        algebra.unify(a, b, f"axes that do not match ({node.op} {ir.label(node)!r})")
 
 
 def _length(dim: object) -> int | None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from onnxopt import match, shapes
 from onnxopt.model import ir
-from onnxopt_passes.prune import axes
+from onnxopt_passes.prune import axes, positions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +54,7 @@ def restate(graph: gs.Graph, sheet: Sheet, chosen: Mapping[Var, np.ndarray]) -> 
     for number, statistic in enumerate(sheet.statistics):
         found = sheet.axes(statistic.node.inputs[0])
         stays = {
-            i: axes.kept(found[i], dict(chosen))
+            i: positions.kept(found[i], chosen)
             for i in statistic.over
             if any(var in chosen for var in axes.leaves(found[i]))
         }

@@ -44,7 +44,7 @@ def survey(model: Model, settings: Settings) -> dict[str, Any]:
                 "frozen": g.frozen,
                 "soft": g.soft is not None and g.frozen == g.soft,
             }
-            for g in analysis.told
+            for g in analysis.groups
         ],
     }
 

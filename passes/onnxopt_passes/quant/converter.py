@@ -21,6 +21,8 @@ from onnxopt.statistics import ranges
 from onnxopt_passes.quant import (
     audit,
     cut,
+    equalize,
+    recovery,
     saturation,
     sensitivity,
     static,
@@ -34,6 +36,8 @@ from onnxopt_passes.quant.static import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+
+    import numpy as np
 
     from onnxopt.base import Context
     from onnxopt.model import Exported
@@ -79,6 +83,7 @@ class Converter:
     ) -> None:
         self.options, self.ctx, self.cpu, self.fit, self.trial = options, ctx, cpu, fit, trial
         self.model, self.source = model, model.export()
+        self.products = products
         found = units.find(model.graph)
         self.found = [u for u in found if products or u.node.op not in PRODUCTS]
         self.settings = Settings(False, ctx.threads, ctx.custom_ops)
@@ -93,6 +98,8 @@ class Converter:
             CannotRun: onnxruntime cannot run the model on the samples.
         """
         self._calibrate(compare=True)
+        if self.options.recover == "auto":
+            self._equalize()
         self._audit()
         if self.options.timed and self.plan.chosen:
             self._time()
@@ -108,6 +115,10 @@ class Converter:
             CannotRun: onnxruntime cannot run the model on the samples.
         """
         self.plan = plan
+        names = plan.recovered.get(equalize.STEP)
+        if names:
+            factors = equalize.measure(self.model, self.fit, self.settings)
+            self._take(self._equalized(factors, names))
         self._calibrate(compare=False)
         if any(plan.recovered.values()):
             fit = static_fit.read(self.model, self._chosen(), self.recipe, self.fit, self.ctx)
@@ -207,6 +218,36 @@ class Converter:
         kept = self._recut(set(self.plan.chosen), {}, 0.0)
         self.plan.leave(self.plan.chosen - kept, "it is slower in integers")
 
+    def _equalize(self) -> None:
+        """Bring channels to like size, if all units in integers are nearer to the source then."""
+        factors = equalize.measure(self.model, self.fit, self.settings)
+        if not factors:
+            return
+        other = self._equalized(factors, factors)
+        other._calibrate(compare=True)
+        before, after = (self.trial.judge(c.build(c.plan.chosen)).noise for c in (self, other))
+        better = after < before
+        names = frozenset(factors if better else ())
+        kept = recovery.Kept(equalize.STEP, names, len(factors), before, min(before, after))
+        kept.report(self.ctx, "static")
+        if better:
+            self._take(other)
+            self.plan, self.recipe, self.sizes = other.plan, other.recipe, other.sizes
+            self.plan.recovered[equalize.STEP] = names
+
+    def _equalized(self, factors: Mapping[str, np.ndarray], names: Collection[str]) -> Converter:
+        """Return a converter of the model with some tensors equalized."""
+        model = Model.from_exported(self.source)
+        shapes.infer(model)
+        equalize.apply(model, factors, names)
+        return Converter(
+            model, self.options, self.ctx, self.cpu, self.fit, self.trial, self.products
+        )
+
+    def _take(self, other: Converter) -> None:
+        """Go on with another model of the same units."""
+        self.model, self.source, self.found = other.model, other.source, other.found
+
     def _recover(self) -> None:
         """Correct biases and refine integers, wherever that lowers the noise on the trying part."""
         fit = static_fit.read(self.model, self._chosen(), self.recipe, self.fit, self.ctx)
@@ -215,7 +256,7 @@ class Converter:
         def build(won: Won) -> Exported:
             return self.build(chosen, self._with(won))
 
-        self.plan.recovered = fit.search("static", build, chosen, self.trial, self.ctx)
+        self.plan.recovered |= fit.search("static", build, chosen, self.trial, self.ctx)
         self.recipe = self._with(fit.won(self.plan.recovered))
 
     def _with(self, won: Won) -> Recipe:

@@ -1,6 +1,6 @@
 """Which products run in integers under dynamic quantization, and what is won back for them.
 
-1  all of them
+1  all of them, channels of their inputs brought to like size where that lowers the noise
 2  biases and integers of weights fitted, wherever the noise on the trying part falls
 3  while the metric falls too far there: products go back to float, as few as possible, those first
    that cause the most noise for their work
@@ -11,17 +11,17 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from onnxopt import match
+from onnxopt import match, shapes
 from onnxopt.model import Model
 from onnxopt.runtime import Settings
 from onnxopt.statistics import linear
-from onnxopt_passes.quant import dynamic, finer, readings, scheme, trial
+from onnxopt_passes.quant import dynamic, equalize, finer, readings, recovery, scheme, trial
 from onnxopt_passes.quant.coded import Coded
 from onnxopt_passes.quant.layer_fit import Item, LayerFit, Won
 from onnxopt_passes.quant.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     import numpy as np
 
@@ -51,6 +51,7 @@ class DynamicSearch:
     ) -> None:
         self.model, self.source = model, model.export()
         self.options, self.ctx, self.fit, self.trial = options, ctx, fit, trial
+        self.settings = Settings(True, ctx.threads, ctx.custom_ops)
         self.narrow = cpu in ("x64", "generic")
         self.channelwise = options.granularity != "tensor"
         self.products = {p.name: p for p in dynamic.find(model)}
@@ -64,9 +65,10 @@ class DynamicSearch:
         """
         plan = Plan(chosen=set(self.products))
         if self.options.recover == "auto" and self.products:
+            self._equalize(plan)
             fits = self._layers()
             build = partial(self._build, plan.chosen)
-            plan.recovered = fits.search("dynamic", build, plan.chosen, self.trial, self.ctx)
+            plan.recovered |= fits.search("dynamic", build, plan.chosen, self.trial, self.ctx)
             self.won = fits.won(plan.recovered)
         work = {name: float(self._weight(p).size) for name, p in self.products.items()}
         found = finer.coarse(self.build, work, self.trial, trial.CAUTION * self.ctx.max_drop)
@@ -80,8 +82,40 @@ class DynamicSearch:
         Raises:
             CannotRun: onnxruntime cannot run the model on the samples.
         """
+        names = plan.recovered.get(equalize.STEP)
+        if names:
+            self._take(self._equalized(self._factors(), names))
         if any(plan.recovered.values()):
             self.won = self._layers().won(plan.recovered)
+
+    def _equalize(self, plan: Plan) -> None:
+        """Bring channels of tensors between layers to like size, where that lowers the noise."""
+        factors = self._factors()
+
+        def build(names: Collection[str]) -> Exported:
+            model = self._equalized(factors, names)
+            dynamic.build(model, self.products, self.narrow, self.channelwise)
+            return model.export()
+
+        kept = recovery.keep(equalize.STEP, list(factors), build, self.trial)
+        kept.report(self.ctx, "dynamic")
+        if kept.names:
+            plan.recovered[equalize.STEP] = kept.names
+            self._take(self._equalized(factors, kept.names))
+
+    def _factors(self) -> dict[str, np.ndarray]:
+        return equalize.measure(self.model, self.fit, self.settings)
+
+    def _equalized(self, factors: Mapping[str, np.ndarray], names: Collection[str]) -> Model:
+        model = Model.from_exported(self.source)
+        shapes.infer(model)
+        equalize.apply(model, factors, names)
+        return model
+
+    def _take(self, model: Model) -> None:
+        """Go on with another model of the same products."""
+        self.model, self.source = model, model.export()
+        self.products = {p.name: p for p in dynamic.find(model)}
 
     def build(self, chosen: Collection[str]) -> Exported:
         """Return the model with these products in integers."""
@@ -96,9 +130,8 @@ class DynamicSearch:
         match.stamp(self.model.graph)
         layers = {id(x.node): x for x in linear.find_all(self.model.graph)}
         able = {n: p for n, p in self.products.items() if id(p.node) in layers}
-        settings = Settings(True, self.ctx.threads, self.ctx.custom_ops)
         wanted = [layers[id(p.node)] for p in able.values()]
-        known = readings.read(self.model, wanted, self.fit, settings, seed=self.ctx.seed)
+        known = readings.read(self.model, wanted, self.fit, self.settings, seed=self.ctx.seed)
         items = {}
         for name, product in able.items():
             reading = known.get(id(product.node.inputs[1]))

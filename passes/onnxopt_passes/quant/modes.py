@@ -52,7 +52,7 @@ def quantize(model: Model, q: Quant, ctx: Context) -> int:
             mode, why = decide.mode(model, ctx)
     except CannotRun as e:
         mode, why = "weights", f"onnxruntime cannot run the model: {e}"
-    first = len(ctx.notes)
+    first, source = len(ctx.notes), model.export()
     edits, floats = 0, dict[str, str]()
     if mode in DATA:
         edits, floats = _integers(model, q, ctx, mode, profile)
@@ -60,7 +60,7 @@ def quantize(model: Model, q: Quant, ctx: Context) -> int:
             why = f"{mode} was tried ({why}), and nothing pays in integers"
             mode = "weights"
     ctx.notes.insert(first, f"mode {mode}: {why}; cpu {profile}")
-    edits += weight_only.quantize_weights(model, q, ctx)
+    edits += weight_only.quantize_weights(model, q, ctx, source)
     ledger.complete(model, ctx, floats)
     return edits
 

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 FINER: tuple[Finer | None, ...] = ("int8", "int16", None)
 """What weights that cost too much are stored in instead, in turn; None is float."""
 
+SHARE = 0.1
+"""Part of the run's budget that weights may use at least, whatever integers have used before."""
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -69,7 +72,7 @@ class Fitted:
         return self.coded.integers.size * self.coded.grid.bits / 8
 
 
-def fit(model: Model, found: Forms, options: Quant, ctx: Context) -> list[Fitted]:
+def fit(model: Model, found: Forms, options: Quant, ctx: Context, source: Exported) -> list[Fitted]:
     """Return how weights are stored; those that cannot be are left out, with a reason.
 
     Args:
@@ -77,6 +80,8 @@ def fit(model: Model, found: Forms, options: Quant, ctx: Context) -> list[Fitted
         found: The forms that were asked for.
         options: What was asked for.
         ctx: Its calibration samples are fitted to, and tried on.
+        source: The model before the pass, whose outputs are wanted: `model` may compute in
+            integers already, and then is not its own measure.
     """
     plain = [Fitted(form, form.code()) for form in found.chosen]
     if not plain or options.recover == "none":
@@ -84,7 +89,7 @@ def fit(model: Model, found: Forms, options: Quant, ctx: Context) -> list[Fitted
     if ctx.calibration is None or ctx.calibration.synthetic:
         return plain
     try:
-        return _Fit(model, plain, found.counts, options, ctx).run()
+        return _Fit(model, plain, found.counts, options, ctx, source).run()
     except (CannotRun, SamplesError) as e:
         ctx.notes.append(f"weights are rounded to nearest: {e}")
         return plain
@@ -98,10 +103,10 @@ class _Fit:
         counts: dict[int, int],
         options: Quant,
         ctx: Context,
+        source: Exported,
     ) -> None:
         assert ctx.calibration is not None  # noqa: S101  # `fit` has asked
         self.model, self.options, self.ctx, self.counts = model, options, ctx, counts
-        source = model.export()
         self.samples, check = trial.parts(ctx.calibration, source, ctx.seed)
         self.trial = Trial(source, check, ctx)
         found = [*linear.find_all(model.graph), *gates.find_all(model.graph)]
@@ -147,7 +152,8 @@ class _Fit:
 
     def _hold(self) -> None:
         """Store weights finer until the metric holds on the trying part."""
-        limit = CAUTION * self.ctx.max_drop
+        before = self.trial.judge(self.model.export()).drop
+        limit = max(CAUTION * self.ctx.max_drop, before + SHARE * self.ctx.max_drop)
         for weights in FINER:
             changed = self._finer(weights)
             if not changed:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from onnxopt.base import Context
-    from onnxopt.model import Model
+    from onnxopt.model import Exported, Model
     from onnxopt_passes.quant import Quant
     from onnxopt_passes.quant.large import Weight
     from onnxopt_passes.quant.weight_fit import Fitted
@@ -22,7 +22,9 @@ LEAST_ROW = 16
 """Elements that a row of an embedding has at least."""
 
 
-def quantize_weights(model: Model, options: Quant, ctx: Context) -> int:
+def quantize_weights(
+    model: Model, options: Quant, ctx: Context, source: Exported | None = None
+) -> int:
     """Store each float weight over 1,024 elements in integers, in the form that stays fast.
 
     Smaller ones too, from 256 elements on, where `mode=weights` is asked for. Also runs after
@@ -34,10 +36,12 @@ def quantize_weights(model: Model, options: Quant, ctx: Context) -> int:
         model: Edited in place; its opset is raised only where the form asked for needs it.
         options: weights, granularity, block, symmetric, recover.
         ctx: Asked with `weights@path/of/graph/initializer` before each edit.
+        source: The model before the pass, None for `model` as it is given.
 
     Returns:
         How many weights were changed.
     """
+    source = source or model.export()
     found = forms.plan(model, options, ctx)
     wanted = any(f.kernel and f.view is not None for f in found.chosen)
     if wanted and model.opset < forms.BLOCK_OPSET:
@@ -46,7 +50,7 @@ def quantize_weights(model: Model, options: Quant, ctx: Context) -> int:
             ctx.notes.append(f"blocks are unpacked without DequantizeLinear: {reason}")
         found = forms.plan(model, options, ctx)
     ctx.untouched.update(found.reasons)
-    fitted = weight_fit.fit(model, found, options, ctx)
+    fitted = weight_fit.fit(model, found, options, ctx, source)
     edits = 0
     with rewrite.editing(model):
         for one in fitted:

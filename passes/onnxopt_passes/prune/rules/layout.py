@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from onnxopt import match, shapes
 from onnxopt_passes.prune import axes
-from onnxopt_passes.prune.axes import ONE, Prod, tail
+from onnxopt_passes.prune.algebra import tail
+from onnxopt_passes.prune.axes import ONE, Prod
 from onnxopt_passes.prune.origins import Place, follow, origins
 from onnxopt_passes.prune.rules.reshape import product
 from onnxopt_passes.prune.sheet import Sheet, Standback

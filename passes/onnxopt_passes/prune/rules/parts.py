@@ -9,7 +9,8 @@ import numpy as np
 
 from onnxopt import match, shapes
 from onnxopt_passes.prune import axes
-from onnxopt_passes.prune.axes import NOTHING, ONE, Sum, split, tail
+from onnxopt_passes.prune.algebra import split, tail
+from onnxopt_passes.prune.axes import NOTHING, ONE, Sum
 from onnxopt_passes.prune.groups import Role
 from onnxopt_passes.prune.sheet import Indices, Sheet, Standback
 
