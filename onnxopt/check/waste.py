@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from onnxopt.check.subject import Subject
 
+WORTH = 200
+"""Repeated constants are worth a word from this part of the file on: zero points mostly are not."""
+
 SMALL = 64
 """Bytes; repeated constants below are not worth a word."""
 
@@ -109,7 +112,8 @@ def duplicate_weight(subject: Subject) -> Iterator[tuple[str, str]]:
                 spared += subject.size(tensor)
                 found.append((name, f"holds the same as {seen[same]}"))
             seen.setdefault(same, name)
-    yield from grouped(found, f"weights, {spared:,} bytes in all, are in the file already")
+    if spared * WORTH >= subject.nbytes:
+        yield from grouped(found, f"weights, {spared:,} bytes in all, are in the file already")
 
 
 def unused_weight(subject: Subject) -> Iterator[tuple[str, str]]:

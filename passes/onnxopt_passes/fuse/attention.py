@@ -79,8 +79,9 @@ def fuse_attention(graph: gs.Graph, softmax: gs.Node) -> bool:
     name = context.outputs[0].name
     inputs = [scores.q, *_keys_values(graph, scores, v, name)]
     if found.mask is not None:
-        sources = (scores.q, v)
-        inputs.append(attention_mask.write(graph, found.mask, sources, name, found.short))
+        sources, raised = (scores.q, v), not found.zeroed or attention_mask.finite(found.mask)
+        mask = attention_mask.write(graph, found.mask, sources, name, found.short, raised)
+        inputs.append(mask)
     new = ir.Node("Attention", context.name, {"scale": scores.scale}, inputs)
     return scalars.finish(graph, context, new)
 

@@ -3,6 +3,9 @@
 An Attention of onnxruntime takes numbers that are added, [.., queries, keys]. The leading axes may
 be 1 or absent, the last two may not: where they are 1, or not known, Expand makes them what they
 have to be. Only a batch that is not known is taken to be that of Q: Attention itself checks it.
+
+The lowest float32 it takes for -Inf, and gives 0 for a row that is hidden so as a whole, where
+Softmax gives the mean. `FLOOR`, which hides as well, it does not: lower numbers become that.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
 
 LOWEST = -1e30
 """A number below all scores: added to one, it leaves of it nothing that Softmax sees."""
+
+
+FLOOR = -1e38
+"""A number as low that onnxruntime does not take for -Inf."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,7 @@ def write(
     sources: tuple[gs.Tensor, gs.Tensor],
     name: str,
     short: tuple[bool, bool],
+    raised: bool,
 ) -> gs.Tensor:
     """Return the numbers that are added to the scores.
 
@@ -112,8 +120,11 @@ def write(
         sources: Q and V.
         name: First part of the names of new tensors.
         short: What `fit` says of it.
+        raised: Whether numbers below `FLOOR` become that.
     """
     tensor = mask.tensor if mask.hidden is None else _numbers(graph, mask, f"{name}.mask")
+    if raised:
+        tensor = _raised(graph, tensor)
     if not any(short):
         return tensor
     sizes = [
@@ -134,9 +145,39 @@ def write(
     return wide
 
 
+def _raised(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:
+    """Return a mask without finite numbers below `FLOOR`, the same where that is known.
+
+    Of one that holds -Inf as a constant nothing is changed. The nodes are made once a mask.
+    """
+    node = match.producer(tensor)
+    chosen = node if node is not None and match.is_op(node, "Where") else None
+    values = match.constants([tensor] if chosen is None else chosen.inputs[1:])
+    if values is not None and (
+        any(np.isneginf(v).any() for v in values) or all((v >= FLOOR).all() for v in values)
+    ):
+        return tensor
+    name = f"{tensor.name}.raised"
+    small = values is not None and sum(v.nbytes for v in values) <= scalars.SHARED
+    source = tensor if chosen is None or not small else chosen.inputs[0]
+    made = (t for n in source.outputs if match.here(graph, n) for t in n.outputs if t.name == name)
+    there = next(made, None)
+    if there is not None:
+        return there
+    if values is None or not small:
+        floor = scalars.constant(f"{name}.floor", FLOOR, np.dtype(np.float32))
+        return scalars.step(graph, "Max", name, tensor, tensor, floor)
+    least = np.float32(FLOOR)
+    new = [
+        ir.Constant(f"{name}.{i}", np.asarray(np.maximum(v, least))) for i, v in enumerate(values)
+    ]
+    return new[0] if chosen is None else scalars.step(graph, "Where", name, tensor, source, *new)
+
+
 def _numbers(graph: gs.Graph, mask: Mask, name: str) -> gs.Tensor:
     """Return 0 where a condition leaves scores as they are, else the number that hides them."""
-    hidden, zero = np.array(mask.hidden, np.float32), np.array(0, np.float32)
+    lowest = FLOOR if mask.hidden and -np.inf < mask.hidden < FLOOR else mask.hidden
+    hidden, zero = np.array(lowest, np.float32), np.array(0, np.float32)
     choices = (hidden, zero) if mask.inverted else (zero, hidden)
     values = match.constant(mask.tensor)
     if values is not None and scalars.spare(mask.tensor) and 4 * values.size <= scalars.SHARED:

@@ -52,7 +52,8 @@ def fuse_multi_head(graph: gs.Graph, softmax: gs.Node) -> bool:
     inputs = [p for p in parts if p is not None]
     name = found.context.outputs[0].name
     if found.mask is not None:
-        mask = attention_mask.write(graph, found.mask, (scores.q, v), name, found.short)
+        sources = (scores.q, v)
+        mask = attention_mask.write(graph, found.mask, sources, name, found.short, raised=False)
         inputs += [ir.Variable(""), ir.Variable(""), mask]
     attributes = {"num_heads": heads, "scale": scores.scale}
     new = ir.Node("MultiHeadAttention", found.context.name, attributes, inputs, domain=DOMAIN)
