@@ -1,4 +1,4 @@
-"""Lists on disk."""
+"""Lists that go to disk when they grow."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+IN_MEMORY = 1 << 25
+"""Bytes that are kept in memory."""
+
+
 class Spool:
-    """A list on disk: memory does not grow with the number of samples."""
+    """A list that goes to disk when it grows: memory is bounded whatever the number of samples."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the spool
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  # closed with the spool
         weakref.finalize(self, self._file.close)
         self._ends = [0]
 

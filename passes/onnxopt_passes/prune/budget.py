@@ -42,11 +42,14 @@ CURVES = 512
 QUICK = 160
 """Samples of the fits that rank proposals."""
 
-ROUGH = 100
+ROUGH = 200
 """Samples that judge what comes before any fit, about: one cut a group is judged."""
 
 FAR = 2.0
 """A proposal is not worth a fit if its divergence before the fit is that many times the least."""
+
+MOST = 3
+"""Proposals that are fitted, at most: those of least divergence before the fit."""
 
 SECONDS = 1.0
 """Time spent on timing one model against the source."""
@@ -165,7 +168,8 @@ class Budget:
                 f" {least:.3g}"
             )
         before = [rough(widths) for widths in fitting]
-        near = [w for w, d in zip(fitting, before, strict=True) if d <= FAR * min(before)]
+        order = sorted(range(len(fitting)), key=lambda i: before[i])[:MOST]
+        near = [fitting[i] for i in order if before[i] <= FAR * min(before)]
         return near[0] if len(near) == 1 else search.best(near, self._quick)[0]
 
     def _mildest(self) -> list[int]:
@@ -173,7 +177,7 @@ class Budget:
         place = self.place.calibrated(self.place.halves(), self._divergence)
 
         def proposals(share: float) -> list[list[int]]:
-            found = [place.proposal(share), self.place.proposal(share)]
+            found = [place.kept().proposal(share), place.proposal(share)]
             return found[:1] if found[0] == found[1] else found
 
         found = search.largest(proposals, self._quick, self.value)

@@ -95,6 +95,11 @@ class Space:
             choices.append(replace(choice, errors=choice.errors * scale))
         return replace(self, choices=choices)
 
+    def kept(self) -> Space:
+        """Return the same groups, none of which may lose its branch."""
+        choices = [replace(c, widths=tuple(w for w in c.widths if w)) for c in self.choices]
+        return replace(self, choices=choices)
+
     def halves(self) -> list[int]:
         """Return the width of each group nearest to half that is below its full one."""
         return [min(c.widths[:-1], key=lambda w: (abs(w - c.size / 2), w)) for c in self.choices]
@@ -107,18 +112,22 @@ def propose(
 ) -> list[list[int]]:
     """Return different widths at the same cost.
 
-    The widths of least error; those of least divergence as it was measured for each group alone, at
-    half its width and then at the width that came out; and equal shares.
+    With all branches kept: the widths of least error; those of least divergence as it was measured
+    for each group alone, at half its width and then at the width that came out; and equal shares.
+    Then the second and third with branches that may go: curves say little about the end of a
+    branch, and the other groups are worse off where one goes in vain.
 
     Args:
         place: The groups.
         met: Given what makes widths from a predicted share, returns those that meet the budget.
         divergence: Of the model cut to given widths, not fitted.
     """
-    first = place.calibrated(place.halves(), divergence)
-    start = met(first.proposal)
-    second = first.calibrated(start, divergence)
-    found = [met(place.proposal), start, met(second.proposal), met(place.equal)]
+    measured = place.calibrated(place.halves(), divergence)
+    found = [met(place.kept().proposal)]
+    for first in (measured.kept(), measured):
+        start = met(first.proposal)
+        found += [start, met(first.calibrated(start, divergence).proposal)]
+    found.insert(3, met(place.kept().equal))
     return [w for i, w in enumerate(found) if w not in found[:i]]
 
 
