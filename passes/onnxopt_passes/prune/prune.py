@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from onnxopt.model import Model
     from onnxopt_passes.prune.groups import Group
 
+CAUTION = 0.5
+"""Share of the run's drop that a cut may use up on the samples that it is chosen on: on others it
+loses more or less, and later passes need their part."""
+
 BUDGETS = ("ratio", "macs", "params", "latency")
 
 
@@ -250,7 +254,7 @@ class Prune(Pass):
             value = getattr(self, kind)
             if value is not None:
                 return kind, float(value)
-        return "drop", ctx.max_drop
+        return "drop", CAUTION * ctx.max_drop
 
 
 def _ranking(worth: np.ndarray) -> Ranking:
