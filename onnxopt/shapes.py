@@ -71,6 +71,13 @@ def dtype(tensor: gs.Tensor) -> np.dtype | None:
     return None if found is None else np.dtype(found)
 
 
+def note(
+    tensor: gs.Tensor, kind: np.dtype | None, lengths: Sequence[int | str | None] | None
+) -> None:
+    """Note the type and the dimensions of a tensor, until the next `infer`: of one that is new."""
+    tensor.inferred = (kind, None if lengths is None else tuple(lengths))  # type: ignore[attr-defined]
+
+
 def learn(tensor: gs.Tensor, index: int, size: int) -> None:
     """Note that an axis whose length inference did not find is so long, until the next `infer`."""
     found = dims(tensor)
@@ -81,14 +88,14 @@ def learn(tensor: gs.Tensor, index: int, size: int) -> None:
     ):
         known = list(found)
         known[index] = size
-        tensor.inferred = (dtype(tensor), tuple(known))  # type: ignore[attr-defined]
+        note(tensor, dtype(tensor), known)
 
 
 def learn_all(tensor: gs.Tensor, lengths: Sequence[int | None]) -> None:
     """Note what is known of the lengths of all axes, until the next `infer`."""
     found = dims(tensor)
     if found is None and not isinstance(tensor, gs.Constant):
-        tensor.inferred = (dtype(tensor), tuple(lengths))  # type: ignore[attr-defined]
+        note(tensor, dtype(tensor), lengths)
     elif found is not None and len(found) == len(lengths):
         for index, size in enumerate(lengths):
             if size is not None:
@@ -350,6 +357,7 @@ __all__ = [
     "learn",
     "learn_all",
     "nbytes",
+    "note",
     "static",
     "whole",
 ]

@@ -296,5 +296,5 @@ def _permuted(island: Island, tensor: gs.Tensor, name: str) -> ir.Variable:
     result = ir.Variable(name)
     shape = shapes.dims(tensor)
     turned = None if shape is None else tuple(shape[i] for i in island.perm)
-    result.inferred = (shapes.dtype(tensor), turned)  # type: ignore[attr-defined]
+    shapes.note(result, shapes.dtype(tensor), turned)
     return result

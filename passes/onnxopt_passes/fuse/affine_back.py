@@ -39,7 +39,7 @@ def fuse_affine_pool(graph: gs.Graph, pool: gs.Node) -> bool:
         return False
 
     mean = ir.Variable(f"{out.name}.mean", dtype=term.dtype)
-    mean.inferred = (term.dtype, shapes.dims(out))  # type: ignore[attr-defined]
+    shapes.note(mean, term.dtype, shapes.dims(out))
     pool.inputs = [term.source]
     pool.outputs = [mean]
     node.inputs = [mean if t is term.source else t for t in node.inputs]

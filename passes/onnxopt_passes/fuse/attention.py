@@ -204,7 +204,7 @@ def _keys_values(
         return few if few[0] is not scores.k and few[1] is not v else (scores.k, v)
     keys = ir.Variable(f"{name}.keys")
     dims = _permuted(shapes.dims(scores.k), scores.perm)
-    keys.inferred = (shapes.dtype(scores.k), dims)  # type: ignore[attr-defined]
+    shapes.note(keys, shapes.dtype(scores.k), dims)
     match.insert(graph, ir.Node("Transpose", keys.name, {"perm": scores.perm}, [scores.k], [keys]))
     return keys, v
 

@@ -135,7 +135,7 @@ def write(
     whole = [*(1,) * (4 - len(found)), *found]
     dims = [*whole[:2], *(s if w else d for s, w, d in zip(sizes, short, whole[2:], strict=True))]
     wide = ir.Variable(f"{name}.mask.wide")
-    wide.inferred = (np.dtype(np.float32), tuple(dims))  # type: ignore[attr-defined]
+    shapes.note(wide, np.dtype(np.float32), tuple(dims))
     values = match.constant(tensor)
     fixed = [d for d in dims if isinstance(d, int)]
     if values is not None and len(fixed) == 4 and 4 * math.prod(fixed) <= scalars.SHARED:
@@ -183,7 +183,7 @@ def _numbers(graph: gs.Graph, mask: Mask, name: str) -> gs.Tensor:
     if values is not None and scalars.spare(mask.tensor) and 4 * values.size <= scalars.SHARED:
         return ir.Constant(name, np.where(values, *choices))
     made = ir.Variable(name)
-    made.inferred = (np.dtype(np.float32), shapes.dims(mask.tensor))  # type: ignore[attr-defined]
+    shapes.note(made, np.dtype(np.float32), shapes.dims(mask.tensor))
     constants = [
         ir.Constant(f"{name}.{what}", value)
         for what, value in zip(("shown", "hidden"), choices, strict=True)
@@ -207,13 +207,13 @@ def _shape(
             parts.append(ir.Constant(f"{name}.{what}", np.array([size], np.int64)))
             continue
         part = ir.Variable(f"{name}.{what}")
-        part.inferred = (np.dtype(np.int64), (1,))  # type: ignore[attr-defined]
+        shapes.note(part, np.dtype(np.int64), (1,))
         source, axis = _origin(tensor, 2)
         attributes = {"start": axis, "end": axis + 1}
         match.insert(graph, ir.Node("Shape", part.name, attributes, [source], [part]))
         parts.append(part)
     shape = ir.Variable(f"{name}.shape")
-    shape.inferred = (np.dtype(np.int64), (4,))  # type: ignore[attr-defined]
+    shapes.note(shape, np.dtype(np.int64), (4,))
     match.insert(graph, ir.Node("Concat", shape.name, {"axis": 0}, parts, [shape]))
     return shape
 

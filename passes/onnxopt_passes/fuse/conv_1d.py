@@ -142,7 +142,7 @@ def _image(name: str, like: gs.Tensor) -> ir.Variable:
     image = ir.Variable(name, dtype=np.dtype(np.float32))
     dims = shapes.dims(like)
     wide = (None, None, 1, None) if dims is None else (*dims[:HEIGHT], 1, *dims[HEIGHT:])
-    image.inferred = (np.dtype(np.float32), wide)  # type: ignore[attr-defined]
+    shapes.note(image, np.dtype(np.float32), wide)
     return image
 
 

@@ -133,7 +133,7 @@ def _write(graph: gs.Graph, node: gs.Node, product: Product) -> None:
     made, dims = ir.Variable(f"{out.name}.product"), shapes.dims(out)
     order = [product.out.index(i) for i in range(len(product.out))]
     turned = None if dims is None else tuple(dims[i] for i in order)
-    made.inferred = (shapes.dtype(out), turned)  # type: ignore[attr-defined]
+    shapes.note(made, shapes.dtype(out), turned)
     match.insert(graph, ir.Node("MatMul", f"{out.name}.product", {}, inputs, [made]))
     attributes = {"perm": list(product.out)}
     scalars.finish(graph, node, ir.Node("Transpose", node.name, attributes, [made]))
@@ -148,7 +148,7 @@ def _turned(graph: gs.Graph, tensor: gs.Tensor, perm: tuple[int, ...], name: str
         return ir.Constant(name, values.transpose(perm).copy())
     dims, turned = shapes.dims(tensor), ir.Variable(name)
     whole = None if dims is None else tuple(dims[i] for i in perm)
-    turned.inferred = (shapes.dtype(tensor), whole)  # type: ignore[attr-defined]
+    shapes.note(turned, shapes.dtype(tensor), whole)
     match.insert(graph, ir.Node("Transpose", name, {"perm": list(perm)}, [tensor], [turned]))
     return turned
 

@@ -167,7 +167,7 @@ def _write(
 
 def _tensor(name: str, dims: tuple[int | str | None, ...] | None) -> gs.Tensor:
     made = ir.Variable(name)
-    made.inferred = (np.dtype(np.float32), dims)  # type: ignore[attr-defined]
+    shapes.note(made, np.dtype(np.float32), dims)
     return made
 
 

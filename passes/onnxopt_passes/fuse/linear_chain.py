@@ -106,7 +106,7 @@ def _through_add(
     node.inputs = [x, ir.Constant(f"{out.name}.weight", product)]
     adder.outputs = []
     node.outputs = [merged]
-    merged.inferred = (back.dtype, shapes.dims(out))  # type: ignore[attr-defined]
+    shapes.note(merged, back.dtype, shapes.dims(out))
     adder.inputs = [merged, ir.Constant(f"{out.name}.bias", bias)]
     adder.outputs = [out]
     return True

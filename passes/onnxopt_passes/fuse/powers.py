@@ -132,7 +132,7 @@ def expand_norm(graph: gs.Graph, node: gs.Node) -> bool:
     else:
         inputs.append(node.inputs[1])
     total = ir.Variable(f"{out.name}.sum")
-    total.inferred = (shapes.dtype(out), shapes.dims(out))  # type: ignore[attr-defined]
+    shapes.note(total, shapes.dtype(out), shapes.dims(out))
     name = f"{out.name}.sum"
     match.insert(
         graph, ir.Node("ReduceSum", name, attrs=attributes, inputs=inputs, outputs=[total])

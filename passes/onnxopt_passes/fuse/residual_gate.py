@@ -38,7 +38,7 @@ def fuse_residual_gate(graph: gs.Graph, node: gs.Node) -> bool:
 
     one = scalars.constant(f"{out.name}.one", 1, np.dtype(dtype))
     more = ir.Variable(f"{out.name}.gate")
-    more.inferred = (dtype, shapes.dims(gate))  # type: ignore[attr-defined]
+    shapes.note(more, dtype, shapes.dims(gate))
     inputs = [gate, one] if node.op == "Add" else [one, gate]
     product.op, product.inputs, product.outputs = node.op, inputs, [more]
     node.op, node.inputs = "Mul", [x, more]

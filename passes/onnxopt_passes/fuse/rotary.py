@@ -151,14 +151,14 @@ def _expanded(graph: gs.Graph, tensor: gs.Tensor, batch: gs.Tensor | int) -> gs.
     dims = shapes.dims(tensor) or (None,) * 3
     wide = ir.Variable(name)
     if isinstance(batch, int):
-        wide.inferred = (shapes.dtype(tensor), (batch, *dims[1:]))  # type: ignore[attr-defined]
+        shapes.note(wide, shapes.dtype(tensor), (batch, *dims[1:]))
         shape: gs.Tensor = ir.Constant(f"{name}.shape", np.array([batch, 1, 1], np.int64))
     else:
         first = (shapes.dims(batch) or (None,))[0]
-        wide.inferred = (shapes.dtype(tensor), (first, *dims[1:]))  # type: ignore[attr-defined]
+        shapes.note(wide, shapes.dtype(tensor), (first, *dims[1:]))
         size, shape = ir.Variable(f"{name}.size"), ir.Variable(f"{name}.shape")
-        size.inferred = (np.dtype(np.int64), (1,))  # type: ignore[attr-defined]
-        shape.inferred = (np.dtype(np.int64), (3,))  # type: ignore[attr-defined]
+        shapes.note(size, np.dtype(np.int64), (1,))
+        shapes.note(shape, np.dtype(np.int64), (3,))
         ones = ir.Constant(f"{name}.ones", np.ones(2, np.int64))
         sized = ir.Node("Shape", size.name, {"start": 0, "end": 1}, [batch], [size])
         match.insert(graph, sized)

@@ -137,6 +137,6 @@ def discard(graph: gs.Graph, tensor: gs.Tensor) -> None:
 def step(graph: gs.Graph, op: str, name: str, like: gs.Tensor, *inputs: gs.Tensor) -> gs.Tensor:
     """Add a node whose output has the type and shape of a tensor; return that output."""
     out = ir.Variable(name)
-    out.inferred = (shapes.dtype(like), shapes.dims(like))  # type: ignore[attr-defined]
+    shapes.note(out, shapes.dtype(like), shapes.dims(like))
     match.insert(graph, ir.Node(op, name, inputs=list(inputs), outputs=[out]))
     return out

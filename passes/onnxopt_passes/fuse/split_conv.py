@@ -137,7 +137,7 @@ def _part(graph: gs.Graph, source: Source, weights: list[np.ndarray], out: gs.Te
 def _like(out: gs.Tensor, name: str) -> gs.Tensor:
     """Return a new tensor of the shape of another."""
     tensor = ir.Variable(name, dtype=np.dtype(np.float32))
-    tensor.inferred = (shapes.dtype(out), shapes.dims(out))  # type: ignore[attr-defined]
+    shapes.note(tensor, shapes.dtype(out), shapes.dims(out))
     return tensor
 
 
