@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 FLOOR = 1e-12
 """Smallest probability, to take the logarithm of."""
 
+CAUTION = 0.5
+"""Share of the run's drop that a lossy pass may use up on the samples that it chooses on: on others
+the model loses more or less, and later passes need their part."""
+
 MOST_ROWS = 4096
 """Rows that are paired, the first ones: a drop is then known to a few millionths."""
 

@@ -167,6 +167,7 @@ class _Collector:
         groups, outputs, inputs = twin.student.shape
         self._most = rows_a_sample(twin.student, count)
         self._parts = [Moments(groups, inputs, outputs, threads) for _ in range(2)]
+        self._clamp = target.clamp if twin.student.biased else None
         width = groups * (inputs + 2 * outputs)
         self._rows = Rows(spacing(count * self._most, width, many))
 
@@ -177,12 +178,15 @@ class _Collector:
             y = np.take(y, self.twin.kept, axis=layer.channel_axis(y.ndim))
         picks = layer.pick(x.shape, self._most, (*self._seed, sample))
         rows, wanted = layer.rows(x, picks), layer.targets(y, picks)
-        rest = np.zeros_like(wanted)
+        rest = None
         if self._target.shortcut is not None:
             rest = layer.targets(next(values), picks)
-        self._parts[held(sample)].add(rows, wanted - rest)
-        if self._target.clamp is not None and layer.biased:
-            self._rows.add(held(sample), rows, wanted - rest, rest)
+            wanted = wanted - rest
+        self._parts[held(sample)].add(rows, wanted)
+        if self._clamp is not None:
+            self._rows.add(
+                held(sample), rows, wanted, np.zeros_like(wanted) if rest is None else rest
+            )
 
     def fit(self) -> Fit:
         """Fit the layer, and write what was found unless it is worse."""
@@ -194,9 +198,8 @@ class _Collector:
         except ValueError:
             return Fit(matrix, offsets, np.inf, np.inf, None)
         found = refit(fitted, held_out, matrix, offsets, layer.biased)
-        if found.ridge is not None and self._target.clamp is not None and layer.biased:
-            moments = merged([fitted, held_out])
-            found = refine(found, moments, matrix, self._target.clamp, self._rows)
+        if found.ridge is not None and self._clamp is not None:
+            found = refine(found, merged([fitted, held_out]), matrix, self._clamp, self._rows)
         if found.ridge is not None:
             layer.write(found.matrix, found.offsets.reshape(-1) if layer.biased else None)
         return found

@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxopt.base import Pass
 from onnxopt.errors import PassError
+from onnxopt.margins import CAUTION
 from onnxopt.runtime import Settings
 from onnxopt.samples import synthetic
 from onnxopt_passes.prune import plan, uncalibrated
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
     from onnxopt.base import Context
     from onnxopt.model import Model
     from onnxopt_passes.prune.groups import Group
-
-CAUTION = 0.5
-"""Share of the run's drop that a cut may use up on the samples that it is chosen on: on others it
-loses more or less, and later passes need their part."""
 
 BUDGETS = ("ratio", "macs", "params", "latency")
 

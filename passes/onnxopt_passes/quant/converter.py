@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnxopt import rewrite, runtime, shapes
+from onnxopt.margins import CAUTION
 from onnxopt.model import Model
 from onnxopt.runtime import Session, Settings
 from onnxopt.statistics import ranges
@@ -27,7 +28,6 @@ from onnxopt_passes.quant import (
     sensitivity,
     static,
     static_fit,
-    trial,
     units,
 )
 from onnxopt_passes.quant.plan import Plan
@@ -277,7 +277,7 @@ class Converter:
             self.build,
             [u.name for u in self._chosen()],
             self.trial,
-            trial.CAUTION * self.ctx.max_drop,
+            CAUTION * self.ctx.max_drop,
             self._recut,
         )
         self.plan.leave(self.plan.chosen - kept, "it costs too much accuracy")

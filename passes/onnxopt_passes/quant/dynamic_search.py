@@ -12,10 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from onnxopt import match, shapes
+from onnxopt.margins import CAUTION
 from onnxopt.model import Model
 from onnxopt.runtime import Settings
 from onnxopt.statistics import linear
-from onnxopt_passes.quant import dynamic, equalize, finer, readings, recovery, scheme, trial
+from onnxopt_passes.quant import dynamic, equalize, finer, readings, recovery, scheme
 from onnxopt_passes.quant.coded import Coded
 from onnxopt_passes.quant.layer_fit import Item, LayerFit, Won
 from onnxopt_passes.quant.plan import Plan
@@ -71,7 +72,7 @@ class DynamicSearch:
             plan.recovered |= fits.search("dynamic", build, plan.chosen, self.trial, self.ctx)
             self.won = fits.won(plan.recovered)
         work = {name: float(self._weight(p).size) for name, p in self.products.items()}
-        found = finer.coarse(self.build, work, self.trial, trial.CAUTION * self.ctx.max_drop)
+        found = finer.coarse(self.build, work, self.trial, CAUTION * self.ctx.max_drop)
         plan.noise = found.noise
         plan.leave(plan.chosen - found.names, "it costs too much accuracy")
         return plan

@@ -40,9 +40,6 @@ FIT_MACS = 4e10
 SHARE = 0.25
 """Part of the calibration samples that trials are made on."""
 
-CAUTION = 0.5
-"""Part of the run's budget that a plan may use on these samples, which are only some."""
-
 
 @dataclass(frozen=True)
 class Found:

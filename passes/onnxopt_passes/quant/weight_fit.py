@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Literal
 import onnx_graphsurgeon as gs
 
 from onnxopt.errors import SamplesError
+from onnxopt.margins import CAUTION
 from onnxopt.runtime import CannotRun
 from onnxopt.statistics import linear
 from onnxopt_passes.quant import finer, forms, gates, readings, trial
 from onnxopt_passes.quant.layer_fit import Item, LayerFit, Won
-from onnxopt_passes.quant.trial import CAUTION, Trial
+from onnxopt_passes.quant.trial import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
