@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from prune import topologies
 from residual import inner, residual, samples_of, sliced, spine
 
-from onnxopt import Context, cost
+from onnxopt import Context, Model, cost
 from onnxopt.errors import SamplesError
-from onnxopt_passes.prune import widths
-from onnxopt_passes.prune.decide import Wish, decide
+from onnxopt.statistics import linear
+from onnxopt_passes.prune import branch, widths
+from onnxopt_passes.prune.analysis import analyse
+from onnxopt_passes.prune.decide import Wish, _Offer, decide
 from onnxopt_passes.prune.obs import Ranking
 
 
@@ -53,3 +56,20 @@ def test_rankings_may_come_from_elsewhere():
 def test_too_few_samples_are_refused():
     with pytest.raises(SamplesError, match="at least 8"):
         decided(Wish("macs", 0.5), n=7)
+
+
+@pytest.mark.parametrize(
+    ("wish", "droppable"),
+    [
+        (Wish("macs", 0.5), True),
+        (Wish("macs", 0.5, least=2), False),
+        (Wish("ratio", 0.5), False),
+    ],
+    ids=["budget", "min_channels", "ratio"],
+)
+def test_when_branches_may_go_whole(wish, droppable):
+    model = Model.from_proto(topologies.resnet())
+    found = {g.name: g for g in analyse(model).free if branch.end(g) is not None}
+    offer = _Offer(linear.find_all(model.graph), wish, 1)
+    assert found
+    assert {0 in offer.widths(g) for g in found.values()} == {droppable}

@@ -52,7 +52,13 @@ MOST = 3
 """Proposals that are fitted, at most: those of least divergence before the fit."""
 
 SECONDS = 1.0
-"""Time spent on timing one model against the source."""
+"""Time spent on timing one model against the source, while widths are looked for."""
+
+SURE = 4.0
+"""The same for widths that were found: of many short timings the lucky ones seem to keep within."""
+
+RETRIES = 3
+"""How often widths are looked for anew that a longer timing found too slow."""
 
 OVER = 0.01
 """By how much a counted cost may be over its budget: widths are whole numbers."""
@@ -154,15 +160,22 @@ class Budget:
 
     def _within(self) -> list[int]:
         """Return the best widths whose measured cost keeps within the budget."""
-        meter, rough = self._meter(), self._rough()
+        meter, rough = self._meter(SECONDS), self._rough()
+        sure = self._meter(SURE) if self.kind == "latency" else meter
 
         def met(proposal: Callable[[float], list[int]]) -> list[int]:
-            return proposal(search.within(proposal, self.value, meter, 1.0))
+            asked = self.value
+            for _ in range(RETRIES):
+                widths = proposal(search.within(proposal, asked, meter, 1.0))
+                if sure(widths) <= self.value:
+                    break
+                asked *= self.value / sure(widths)
+            return widths
 
         proposals = search.propose(self.place, met, rough)
-        fitting = [w for w in proposals if meter(w) <= self.value + OVER]
+        fitting = [w for w in proposals if sure(w) <= self.value + OVER]
         if not fitting:
-            least = min(map(meter, proposals))
+            least = min(map(sure, proposals))
             raise PassError(
                 f"{self.kind}={self.value:g} cannot be met: the groups that may be cut leave"
                 f" {least:.3g}"
@@ -183,45 +196,53 @@ class Budget:
         found = search.largest(proposals, self._quick, self.value)
         return [c.size for c in self.place.choices] if found is None else found[0]
 
-    def _meter(self) -> Callable[[Sequence[int]], float]:
-        """Return what measures the cost of a cut to given widths, as a share of the source's."""
-        feed = next(self.samples.feeds())
+    def _meter(self, seconds: float) -> Callable[[Sequence[int]], float]:
+        """Return what measures the cost of a cut to given widths, as a share of the source's.
+
+        Args:
+            seconds: Time that a timing takes, where it is latency.
+        """
+        feed, source = next(self.samples.feeds()), self.shop.source.export()
+        whole = 0.0 if self.kind == "latency" else self._count(source, feed)
         seen: dict[tuple[int, ...], float] = {}
 
         def measured(widths: Sequence[int]) -> float:
-            key = tuple(widths)
-            keeps = self.place.keeps(widths)
+            key, keeps = tuple(widths), self.place.keeps(widths)
+            if not keeps:
+                return 1.0
             if key not in seen:
-                seen[key] = (
-                    self._share(self.shop.cut(self.shop.source, keeps), feed) if keeps else 1.0
-                )
+                made = self.shop.cut(self.shop.source, keeps).export()
+                if self.kind == "latency":
+                    seen[key] = self._timed(source, made, feed, seconds)
+                else:
+                    seen[key] = self._count(made, feed) / whole
             return seen[key]
 
         return measured
 
-    def _timed(self, source: Exported, cut: Exported, feed: Mapping[str, Any]) -> float:
+    def _timed(
+        self, source: Exported, cut: Exported, feed: Mapping[str, Any], seconds: float
+    ) -> float:
         """Return the time of a cut model as a share of the source's; measured once on a machine."""
         sizes = {name: np.shape(value) for name, value in feed.items()}
-        key = verdicts.key("share of time", _digest(source), _digest(cut), self.shop.threads, sizes)
+        models = _digest(source), _digest(cut)
+        key = verdicts.key("share of time", *models, self.shop.threads, sizes, seconds)
         known = verdicts.recall(key)
         if known is None:
             settings = Settings(optimize=True, threads=self.shop.threads)
             sessions = [Session(m, settings) for m in (source, cut)]
-            old, new = interleave(sessions, feed, SECONDS)
+            old, new = interleave(sessions, feed, seconds)
             known = new.minimum / old.minimum
             verdicts.remember(key, known)
         return float(known)
 
-    def _share(self, model: Model, feed: Mapping[str, Any]) -> float:
-        exported, source = model.export(), self.shop.source.export()
-        if self.kind == "latency":
-            return self._timed(source, exported, feed)
-        counts = [cost.measure(m, feed) for m in (exported, source)]
+    def _count(self, exported: Exported, feed: Mapping[str, Any]) -> float:
+        counts = cost.measure(exported, feed)
         if self.kind == "params":
-            return counts[0].params / counts[1].params
-        if counts[0].macs is None or not counts[1].macs:
+            return float(counts.params)
+        if not counts.macs:
             raise PassError("the MACs of this model cannot be counted; give params= or ratio=")
-        return counts[0].macs / counts[1].macs
+        return float(counts.macs)
 
 
 def _digest(exported: Exported) -> str:
@@ -233,17 +254,3 @@ def thinned(samples: Samples, most: int) -> Samples:
     """Return about so many samples, drawn evenly from all: sets are often sorted by class."""
     count = samples.count()
     return samples if count <= most else samples.split(most / count)[1]
-
-
-def planned(result: Result, place: Space) -> dict[str, dict[str, object]]:
-    """Return what was decided, group by group, for reports and plans."""
-    keeps = place.keeps(result.widths)
-    return {
-        group.name: {
-            "size": group.size,
-            "width": width,
-            "error": round(choice.error(width), 6),
-            "kept": [int(i) for i in keeps[group.name]] if group.name in keeps else "all",
-        }
-        for group, choice, width in zip(place.groups, place.choices, result.widths, strict=True)
-    }
