@@ -85,7 +85,10 @@ def _demand_samples(job: Job, calibration: Samples | None) -> None:
         if not item.calibrated and item.exact:
             continue
         if calibration is None and not job.allow_synthetic:
-            raise SamplesError(f"{item.name} needs calibration data: give --calib PATH")
+            raise SamplesError(
+                f"{item.name} needs calibration data: give --calib PATH, or --allow-synthetic to do"
+                " with drawn inputs"
+            )
         if item.calibrated and calibration is not None and calibration.count() == 0:
             raise SamplesError(f"{item.name} needs more samples: one is held out for the proof")
 
