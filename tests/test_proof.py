@@ -313,7 +313,7 @@ def test_lossy_passes_refuse_what_cannot_be_proven() -> None:
 
 
 def test_lossy_passes_refuse_drawn_inputs() -> None:
-    with pytest.raises(onnxopt.OnnxoptError, match="needs calibration data: .* --allow-synthetic"):
+    with pytest.raises(onnxopt.OnnxoptError, match=r"needs calibration data: .* --allow-synthetic"):
         onnxopt.optimize(chain(), (Lossy(),))
 
 
