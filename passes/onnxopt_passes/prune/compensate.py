@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxopt import match
+from onnxopt.ahead import ahead
 from onnxopt.model.layout import in_order
 from onnxopt.runtime import Settings
 from onnxopt.statistics.dependence import Dependence
@@ -137,7 +138,8 @@ def compensate(
             _Collector(twin, target, count, (seed, number, i), len(stage), threads)
             for i, (twin, target) in enumerate(stage)
         ]
-        for sample, (mine, wanted) in enumerate(zip(ours.run(), theirs.run(), strict=True)):
+        values_of = zip(ahead(ours.run()), ahead(theirs.run()), strict=True)
+        for sample, (mine, wanted) in enumerate(values_of):
             values = iter(mine)
             for collector, y in zip(collectors, wanted, strict=True):
                 collector.add(sample, values, y)
