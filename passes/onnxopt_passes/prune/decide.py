@@ -115,7 +115,7 @@ def decide(
             *(search.parameters(reads) if wish.kind == "params" else search.multiplications(reads)),
         ),
     )
-    shop = Workshop(source, groups, reads, cut, ctx.seed, ctx.threads)
+    shop = Workshop(source, groups, reads, cut, ctx.seed, settings)
     judge = Judge(source, thinned(aside, MOST_ASIDE).feeds(), ctx.metric, settings)
     result = Budget(shop, place, judge, samples, wish.kind, wish.value).run()
     return Decision(result, place, tuple(g.name for g in groups if g.name not in rankings))
