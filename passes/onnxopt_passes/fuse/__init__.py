@@ -124,6 +124,7 @@ class Fuse(Pass):
 
     name: ClassVar[str] = "fuse"
     requires: ClassVar[tuple[str, ...]] = ("clean",)
+    followed: ClassVar[tuple[str, ...]] = ("clean",)
 
     timed: bool = True
     opset: int = 0
