@@ -50,6 +50,7 @@ from onnxopt_passes.fuse import (
     transpose_gemm,
     tune,
     unroll,
+    zero_state,
 )
 from onnxopt_passes.fuse.conv_affine import fuse_conv_affine
 from onnxopt_passes.fuse.conv_bn import fuse_conv_bn
@@ -80,6 +81,7 @@ RULES: tuple[Rule, ...] = (
     *silu_gelu.RULES,
     *soft.RULES,
     Rule("zero_bias", ("Conv", "ConvTranspose", "Gemm"), fuse_zero_bias),
+    *zero_state.RULES,
     Rule("conv_bn", ("BatchNormalization",), fuse_conv_bn),
     Rule("conv_affine", ("Mul", "Div", "Add", "Sub"), fuse_conv_affine),
     Rule("pad_conv", ("Pad",), fuse_pad_conv),
