@@ -13,21 +13,20 @@ all kept, so that a ratio below 1 shows what timing is for.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx.parser
 import patterns
 import real_models
+from pairs import in_rounds
 from tables import number, progress, table
 
-from onnxopt import runtime, spec
+from onnxopt import spec
 from onnxopt.base import Context
 from onnxopt.bisect import Gate
 from onnxopt.model import Model
-from onnxopt.runtime import Session, Settings
 from onnxopt.testing import fill
 from onnxopt_passes.fuse import EARLY, LATE, RULES, Fuse
 
@@ -35,12 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from onnxopt.model import Exported
-
-ROUNDS = 4
-"""Sessions of each model: two of one model differ a little for as long as they live."""
-
-SECONDS = 0.6
-"""How long a round takes."""
 
 PARTNERS = {"norm_weight": ("rms_norm",), "norm_mean": ("norm_weight", "layer_norm")}
 """Rules that only bring a pattern into the order of another rule are measured with that."""
@@ -91,22 +84,6 @@ def row(rule: str, target: str, name: str, before: Exported) -> list[str]:
     times = [f"{number(1e3 * min(t))} / {number(1e3 * median(t))}" for t in (old, new)]
     pairs = median(a / b for a, b in zip(old, new, strict=True))
     return [rule, target, name, str(edits), *times, number(min(old) / min(new)), number(pairs)]
-
-
-def in_rounds(
-    before: Exported, after: Exported, feed: dict[str, Any]
-) -> tuple[list[float], list[float]]:
-    """Return the times of two models in turn, over several sessions of each."""
-    old: list[float] = []
-    new: list[float] = []
-    for number_ in range(ROUNDS):
-        models = (before, after) if number_ % 2 else (after, before)
-        sessions = [Session(m, Settings(optimize=True)) for m in models]
-        found = runtime.in_turn(sessions, feed, SECONDS, rounds=1000, clock=time.thread_time)
-        one, other = found if number_ % 2 else reversed(found)
-        old += one
-        new += other
-    return old, new
 
 
 def measured(sources: list[tuple[str, Path]]) -> list[list[str]]:
