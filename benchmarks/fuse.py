@@ -8,7 +8,8 @@ makes it faster; rules that do what onnxruntime does itself when it loads a mode
 are there for other runtimes.
 
 Target: `ort-cpu` rules are kept only where they measure faster on the model at hand. Here they are
-all kept, so that a ratio below 1 shows what timing is for.
+all kept, so that a ratio below 1 shows what timing is for. Rows of the target `no rule` compare
+standard ops with the op that onnxruntime has of its own for them, which it mostly makes by itself.
 """
 
 from __future__ import annotations
@@ -79,11 +80,28 @@ def row(rule: str, target: str, name: str, before: Exported) -> list[str]:
     after, edits = alone(before, rule, target)
     if not edits:
         return [rule, target, name, "only with others", *[""] * 4]
-    feed = real_models.feed(name, before.inputs)
+    return compared([rule, target, name, str(edits)], before, after)
+
+
+def compared(head: list[str], before: Exported, after: Exported) -> list[str]:
+    """Return a row: its head, the times of two models, and by how much the second is faster."""
+    feed = real_models.feed(head[2], before.inputs)
     old, new = in_rounds(before, after, feed)
     times = [f"{number(1e3 * min(t))} / {number(1e3 * median(t))}" for t in (old, new)]
     pairs = median(a / b for a, b in zip(old, new, strict=True))
-    return [rule, target, name, str(edits), *times, number(min(old) / min(new)), number(pairs)]
+    return [*head, *times, number(min(old) / min(new)), number(pairs)]
+
+
+def foreign() -> list[list[str]]:
+    """Measure ops of onnxruntime's own against the standard ops that they stand for."""
+    rows = []
+    for name, texts in patterns.CONTRIB.items():
+        progress("fuse", "no rule", name)
+        before, after = (
+            Model.from_proto(fill(onnx.parser.parse_model(text))).export() for text in texts
+        )
+        rows.append(compared([name, "no rule", "its pattern", "1"], before, after))
+    return rows
 
 
 def measured(sources: list[tuple[str, Path]]) -> list[list[str]]:
@@ -110,7 +128,7 @@ def main() -> None:
     """Measure and print."""
     options = real_models.arguments(__doc__ or "").parse_args()
     chosen = real_models.chosen(options, light=False)
-    rows = measured([(e.name, e.path) for e in chosen])
+    rows = [*measured([(e.name, e.path) for e in chosen]), *foreign()]
     head = ["rule", "target", "model", "edits", "before ms", "after ms"]
     print(f"{__doc__}\nMilliseconds, least / median; ratio of the least, median ratio of pairs.\n")
     print(table([*head, "faster by least", "by pairs"], rows))

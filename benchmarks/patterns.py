@@ -274,3 +274,34 @@ PATTERNS: dict[str, str] = {
     ),
 }
 """By the name of the rule."""
+
+CONTRIB_HEAD = '<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>\n'
+HIDDEN = "g (float[1,128,1536] x, float[1,128,1536] z) => (float[1,128,1536] y)\n"
+SCALES = "<float[1536] w, float[1536] b, float k = {1.702}, float o = {1e-5}>\n"
+
+
+def _pair(standard: str, contrib: str) -> tuple[str, str]:
+    """Return two models of one function, something before and behind it."""
+    before, after = (
+        f"{CONTRIB_HEAD}{HIDDEN}{SCALES}{{ r = Relu(x) q = Relu(z) {body} y = Relu(t) }}"
+        for body in (standard, contrib)
+    )
+    return before, after
+
+
+CONTRIB: dict[str, tuple[str, str]] = {
+    "SiLU": _pair("s = Sigmoid(r) t = Mul(r, s)", "t = com.microsoft.QuickGelu<alpha = 1.0>(r)"),
+    "QuickGelu": _pair(
+        "m = Mul(r, k) s = Sigmoid(m) t = Mul(r, s)",
+        "t = com.microsoft.QuickGelu<alpha = 1.702>(r)",
+    ),
+    "BiasGelu": _pair("m = Add(r, b) t = Gelu(m)", "t = com.microsoft.BiasGelu(r, b)"),
+    "FastGelu": _pair(
+        'm = Add(r, b) t = Gelu<approximate = "tanh">(m)', "t = com.microsoft.FastGelu(r, b)"
+    ),
+    "SkipLayerNormalization": _pair(
+        "m = Sum(r, q) t = LayerNormalization(m, w, b)",
+        "t = com.microsoft.SkipLayerNormalization(r, q, w, b)",
+    ),
+}
+"""Standard ops, and what onnxruntime has of its own for them: no rule writes these."""
