@@ -2,6 +2,7 @@
 
 MatMul(x, W) * k            MatMul(x, W * k)
 (MatMul(x, W) + b) * k      MatMul(x, W * k) + b * k
+MatMul(x, W) - b            MatMul(x, W) + (-b)
 BatchNormalization(MatMul(x, W) [+ b])      MatMul(x, W * k) + (b * k + d)      of two axes
 
 k is one value, or one a column; a division is a product with 1 / k. W has two axes; W and b are
@@ -20,6 +21,7 @@ from onnxopt import match, shapes
 from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import layer as layers
+from onnxopt_passes.fuse import scalars
 from onnxopt_passes.fuse.conv_bn import parameters
 from onnxopt_passes.fuse.term import read
 
@@ -104,6 +106,23 @@ def fuse_matmul_affine(graph: gs.Graph, node: gs.Node) -> bool:
     return True
 
 
+def add_to_matmul(graph: gs.Graph, sub: gs.Node) -> bool:
+    """Write what is taken off a MatMul as a bias."""
+    node = match.sole(graph, sub.inputs[0], "MatMul")
+    values = match.constant(sub.inputs[1])
+    weight = None if node is None else match.constant(node.inputs[1])
+    if node is None or weight is None or values is None or weight.ndim != 2 or graph.opset < 7:
+        return False
+    if values.ndim > 1 or values.size not in (1, weight.shape[1]) or values.dtype.kind != "f":
+        return False
+    if not scalars.spare(sub.inputs[1]) or match.quantized(node.inputs[0], sub.outputs[0]):
+        return False
+
+    sub.op = "Add"
+    sub.inputs = [sub.inputs[0], ir.Constant(f"{sub.outputs[0].name}.bias", -values)]
+    return True
+
+
 def fuse_matmul_bn(graph: gs.Graph, bn: gs.Node) -> bool:
     """Fold an inference-mode BatchNormalization into a MatMul of two axes, and its bias."""
     product = _product(graph, bn.inputs[0])
@@ -150,6 +169,7 @@ def _bias(product: Product, k: np.ndarray, d: np.ndarray, name: str) -> gs.Const
 
 RULES: tuple[Rule, ...] = (
     Rule("matmul_affine", ("Mul", "Div"), fuse_matmul_affine),
+    Rule("matmul_sub", ("Sub",), add_to_matmul),
     Rule("matmul_bn", ("BatchNormalization",), fuse_matmul_bn),
 )
 """In the order in which they are tried."""
