@@ -275,7 +275,7 @@ class Converter:
         """Give units back to float until the metric holds on the trying part."""
         kept, self.plan.noise = sensitivity.hold(
             self.build,
-            [u.name for u in self._chosen()],
+            sensitivity.groups(self._chosen()),
             self.trial,
             CAUTION * self.ctx.max_drop,
             self._recut,
