@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from onnxopt import deployed
 from onnxopt.runtime import Settings
-from onnxopt_passes.quant import units
+from onnxopt_passes.quant import gating, units
 from onnxopt_passes.quant.cut import Times
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def times(
     after = deployed.times(integers, settings, feed)
     names = {}
     for unit in found:
-        names.update(dict.fromkeys((unit.name, unit.output.name), unit.name))
+        gate = f"{unit.name}{gating.SUFFIX}"
+        names.update(dict.fromkeys((unit.name, unit.output.name, gate), unit.name))
     slow, quick = _summed(before, names), _summed(after, names)
     for unit in found:
         if unit.moves:

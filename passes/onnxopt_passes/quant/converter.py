@@ -23,6 +23,7 @@ from onnxopt_passes.quant import (
     audit,
     cut,
     equalize,
+    placing,
     recovery,
     saturation,
     sensitivity,
@@ -150,7 +151,7 @@ class Converter:
         if chosen:
             shapes.infer(model)
             with rewrite.editing(model):
-                static.place(model, chosen, recipe or self.recipe)
+                placing.place(model, chosen, recipe or self.recipe)
         return model.export()
 
     def _calibrate(self, compare: bool) -> None:
