@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt import sequences
+from onnxopt import detections, sequences
 from onnxopt.errors import SpecError
 from onnxopt.parity import Outputs, flat, is_float
 
@@ -107,6 +107,16 @@ def sequence(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> 
     )
 
 
+def detected(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
+    """Share of detections, by weight, that both have in common (`detections`)."""
+    found = _find_table(reference)
+    if found is None:
+        raise SpecError("no output joins boxes and scores on some samples; name another metric")
+    name, want = found
+    got = dict(flat(outputs)).get(name)
+    return 0.0 if got is None else detections.agreement(want, got)
+
+
 def cosine(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
     """Mean over float outputs of the cosine with the source's."""
     found = []
@@ -130,13 +140,14 @@ def sqnr(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> floa
 FLIPS = ("accuracy", "expected-accuracy")
 """Metrics that change only where the largest class does."""
 
-CAPPED = ("expected-accuracy", "sequence")
+CAPPED = ("expected-accuracy", "sequence", "detections")
 """Metrics in which no sample scores higher than it does with the source itself."""
 
 METRICS: dict[str, Score] = {
     "accuracy": accuracy,
     "expected-accuracy": expected_accuracy,
     "sequence": sequence,
+    "detections": detected,
     "cosine": cosine,
     "sqnr": sqnr,
 }
@@ -162,15 +173,15 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
 
     With labels and class scores (a float output of shape (rows, classes)): accuracy. With class
     scores alone: expected accuracy. With probabilities of shape (batch, steps, classes), as
-    recognizers of text and speech have them: sequence. Else: cosine.
+    recognizers of text and speech have them: sequence. With boxes and scores in one output:
+    detections. Else: cosine.
 
     Raises:
         SpecError: No metric has that name, or it needs labels and there are none.
     """
     if name is None:
         if _find_scores(outputs) is None:
-            steps = _find_steps(outputs)
-            fitting = "sequence" if steps is not None and distributed(steps[1]) else "cosine"
+            fitting = _unnamed(outputs)
             return Metric(fitting, METRICS[fitting])
         chosen = "accuracy" if labelled else "expected-accuracy"
         return Metric(chosen, METRICS[chosen])
@@ -181,11 +192,21 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
         raise SpecError("metric 'accuracy' needs labels: put an array `labels` into the samples")
     if name in ("accuracy", "expected-accuracy") and _find_scores(outputs) is None:
         raise SpecError(f"metric {name!r} needs an output of shape (rows, classes); there is none")
-    if name == "sequence" and _find_steps(outputs) is None:
-        raise SpecError(
-            "metric 'sequence' needs an output of shape (batch, steps, classes); there is none"
-        )
+    needed = {
+        "sequence": (_find_steps, "of shape (batch, steps, classes)"),
+        "detections": (_find_table, "that joins boxes in pixels and scores"),
+    }
+    find, words = needed.get(name, (None, ""))
+    if find is not None and find(outputs) is None:
+        raise SpecError(f"metric {name!r} needs an output {words}; there is none")
     return Metric(name, METRICS[name])
+
+
+def _unnamed(outputs: Outputs) -> str:
+    steps = _find_steps(outputs)
+    if steps is not None and distributed(steps[1]):
+        return "sequence"
+    return "cosine" if _find_table(outputs) is None else "detections"
 
 
 def summarize(metric: str, source: list[float], scores: list[float]) -> Verdict:
@@ -250,6 +271,11 @@ def _scores(outputs: Outputs) -> np.ndarray:
     if found is None:
         raise SpecError("no output has shape (rows, classes) on some samples; name another metric")
     return found.astype(np.float64)
+
+
+def _find_table(outputs: Outputs) -> tuple[str, np.ndarray] | None:
+    """Return the first output that joins boxes and scores."""
+    return next(((n, v) for n, v in flat(outputs) if detections.layout(v) is not None), None)
 
 
 def _find_steps(outputs: Outputs) -> tuple[str, np.ndarray] | None:

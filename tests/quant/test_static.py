@@ -125,7 +125,8 @@ GATES = {
 def _gated(lines):
     return (
         HEAD
-        + f"""g (float[1,8,12,12] x) => (float[1,8,12,12] y) <float[8,8,3,3] w1, float[8,8,1,1] w2> {{
+        + f"""g (float[1,8,12,12] x) => (float[1,8,12,12] y)
+<float[8,8,3,3] w1, float[8,8,1,1] w2> {{
     c = Conv<pads=[1,1,1,1]>(x, w1)
     {lines}
     y = Conv(m, w2)

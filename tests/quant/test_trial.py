@@ -85,3 +85,29 @@ def test_drops_are_taken_on_all_samples_and_noise_on_few():
     assert trial.few == 100
     assert trial.drop(_reader(-1)) == pytest.approx(trial.judge(_reader(-1), 150).drop)
     assert trial.drop(_reader(-1)) != trial.judge(_reader(-1)).drop
+
+
+DETECTOR = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[1,4,20] boxes, float[1,2,20] scores) => (float[1,6,20] y)
+<float s = {%g}> {
+   a = Mul(scores, s)
+   y = Concat <axis = 1> (boxes, a)
+}"""
+
+
+def test_scores_beside_boxes_of_pixels_have_a_noise_of_their_own():
+    def make(scale):
+        return Model.from_proto(onnx.parser.parse_model(DETECTOR % scale)).export()
+
+    rng = np.random.default_rng(0)
+    feeds = [
+        {
+            "boxes": rng.uniform(20, 300, (1, 4, 20)).astype(np.float32),
+            "scores": rng.uniform(0, 0.9, (1, 2, 20)).astype(np.float32),
+        }
+        for _ in range(4)
+    ]
+    trial = Trial(make(1), Samples(lambda: [lambda f=f: Sample(f) for f in feeds], "h"), Context())
+    assert trial.metric.name == "detections"
+    assert trial.judge(make(0.9)).noise == pytest.approx(0.01, rel=1e-3)
+    assert trial.judge(make(0.9)).drop >= 0.005

@@ -6,7 +6,7 @@
 Noise is smooth and comparable between edits, and ranks them; the drop decides. Noise is taken on
 few samples, a drop on as many as there is time for. Of probabilities of sequences the noise is that
 of their logarithms: they themselves jump between 0 and 1 where a symbol comes a step earlier, which
-says nothing of how much was disturbed.
+says nothing of how much was disturbed. Boxes and scores that one output joins are looked at apart.
 
 Where there are no class scores, the metric is the mean cosine of the outputs, which is blind to
 scale and lets a good output (a state) hide a bad one (a mask). There the drop is at least that of
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxopt import cost, metrics
+from onnxopt import cost, detections, metrics
 from onnxopt.errors import SamplesError
 from onnxopt.margins import Margins
 from onnxopt.parity import flat, is_float
@@ -161,21 +161,20 @@ class _Sums:
         self._noise: list[float] = []
         self._scores: list[float] = []
         self._margins, self._worst = Margins(), _Worst()
-        self._cosine = trial.unnamed and trial.metric.name == "cosine"
+        self._watched = trial.unnamed and trial.metric.name in ("cosine", "detections")
 
     def add(self, got: Outputs, want: Outputs, label: np.ndarray | None) -> None:
         """Take in the next sample."""
         metric = self._trial.metric
         self._scores.append(metric.score(got, want, label))
-        if self._noisy:
-            smooth = metric.name == "sequence"
-            self._noise.append(
-                relative(*(_logarithms(x) for x in (want, got))) if smooth else relative(want, got)
-            )
-        if self._cosine:
-            self._worst.add(want, got)
         if metric.name in metrics.FLIPS:
             self._margins.add(want, got)
+        if metric.name in ("sequence", "detections"):
+            want, got = _smooth(want, got, metric.name)
+        if self._noisy:
+            self._noise.append(relative(want, got))
+        if self._watched:
+            self._worst.add(want, got)
 
     def noise(self) -> float:
         """Return the mean noise of outputs."""
@@ -188,7 +187,7 @@ class _Sums:
     def drop(self) -> float:
         """Return by how much the mean score fell, or is foreseen to fall."""
         drop = max(self.lost() / len(self._scores), self._margins.drop())
-        return max(drop, self._worst.drop()) if self._cosine else drop
+        return max(drop, self._worst.drop()) if self._watched else drop
 
 
 class _Worst:
@@ -215,14 +214,23 @@ class _Worst:
         return 0.5 * float(max(found, default=0.0))
 
 
-def _logarithms(outputs: Outputs) -> Outputs:
-    """Return outputs with logarithms in place of probabilities."""
-    return {
-        name: np.maximum(metrics.logarithms(value), LEAST_LOG)
-        if metrics.distributed(value)
-        else value
-        for name, value in flat(outputs)
-    }
+def _smooth(want: Outputs, got: Outputs, metric: str) -> tuple[Outputs, Outputs]:
+    """Return both outputs in the form in which their noise tells most: see the module."""
+    ours: Outputs = {}
+    theirs: Outputs = {}
+    others = dict(flat(got))
+    for name, value in flat(want):
+        anchors = detections.layout(value) if metric == "detections" else None
+        logs = metric == "sequence" and metrics.distributed(value)
+        for held, array in ((ours, value), (theirs, others[name])):
+            if anchors is not None and array.shape == value.shape:
+                parts = detections.apart(array, anchors)
+                held.update({f"{name}.{part}": x for part, x in parts.items()})
+            elif logs:
+                held[name] = np.maximum(metrics.logarithms(array), LEAST_LOG)
+            else:
+                held[name] = array
+    return ours, theirs
 
 
 def relative(want: Outputs, got: Outputs) -> float:
