@@ -105,8 +105,7 @@ def times(
         CannotRun: onnxruntime refuses a model.
     """
     settings = Settings(True, threads)
-    before = deployed.times(floats, settings, feed)
-    after = deployed.times(integers, settings, feed)
+    before, after = deployed.times([floats, integers], settings, feed)
     names = {}
     for unit in found:
         gate = f"{unit.name}{gating.SUFFIX}"
