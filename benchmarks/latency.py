@@ -31,7 +31,7 @@ from onnxopt.model import Model
 TARGETS = ("portable", "ort-cpu")
 
 ROUNDS = 8
-"""Sessions of each model: where other work goes on, the median of fewer moves by some hundredths."""
+"""Sessions of each model: beside other work, the median of fewer moves by some hundredths."""
 
 LOADS = 12
 """How often each file is loaded."""
