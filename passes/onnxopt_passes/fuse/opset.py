@@ -17,6 +17,7 @@ from onnx import version_converter
 
 from onnxopt import match
 from onnxopt.model import Exported, Model
+from onnxopt.model.interface import OVERRIDABLE_IR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +93,7 @@ def _merged(source: onnx.ModelProto, converted: onnx.ModelProto, version: int) -
     """
     merged = onnx.ModelProto()
     merged.CopyFrom(source)
-    _merge(merged.graph, converted.graph)
+    _merge(merged.graph, converted.graph, source.ir_version >= OVERRIDABLE_IR)
     if not _distinct(merged.graph, frozenset()):
         raise ValueError("two tensors have one name")
     for entry in merged.opset_import:
@@ -101,19 +102,30 @@ def _merged(source: onnx.ModelProto, converted: onnx.ModelProto, version: int) -
     return merged
 
 
-def _merge(graph: onnx.GraphProto, converted: onnx.GraphProto) -> None:
-    """Take the nodes that the converter changed over into a graph, and into the bodies in it."""
+def _merge(graph: onnx.GraphProto, converted: onnx.GraphProto, lift: bool) -> None:
+    """Take the nodes that the converter changed over into a graph, and into the bodies in it.
+
+    Args:
+        graph: The source's.
+        converted: The converter's.
+        lift: Whether its Constant nodes become initializers, which old files cannot have.
+    """
     known = {_outputs(node): node for node in graph.node}
-    nodes: list[onnx.NodeProto] = []
+    held = {t.name for t in graph.initializer}
+    fresh = [t for t in converted.initializer if t.name not in held]
+    if lift:
+        graph.initializer.extend(fresh)
+        fresh = []
+    nodes = [onnx.helper.make_node("Constant", [], [t.name], value=t) for t in fresh]
     for node in converted.node:
         old = known.get(_outputs(node))
         if old is not None and _same(old, node):
             bodies = {a.name: a.g for a in node.attribute if a.HasField("g")}
             for attribute in old.attribute:
                 if attribute.HasField("g"):
-                    _merge(attribute.g, bodies[attribute.name])
+                    _merge(attribute.g, bodies[attribute.name], lift)
             nodes.append(old)
-        elif old is None and node.op_type == "Constant" and node.attribute[0].name == "value":
+        elif lift and old is None and _stored(node):
             graph.initializer.append(node.attribute[0].t)
             graph.initializer[-1].name = node.output[0]
         else:
@@ -121,6 +133,11 @@ def _merge(graph: onnx.GraphProto, converted: onnx.GraphProto) -> None:
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def _stored(node: onnx.NodeProto) -> bool:
+    """Whether a node holds a tensor."""
+    return node.op_type == "Constant" and node.attribute[0].name == "value"
 
 
 def _outputs(node: onnx.NodeProto) -> tuple[str, ...]:
