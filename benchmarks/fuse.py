@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 
     from onnxopt.model import Exported
 
-PARTNERS = {"norm_weight": ("rms_norm",), "norm_mean": ("norm_weight", "layer_norm")}
+PARTNERS = {
+    "hard_swish": ("hard_sigmoid",),
+    "norm_weight": ("rms_norm",),
+    "norm_mean": ("norm_weight", "layer_norm"),
+}
 """Rules that only bring a pattern into the order of another rule are measured with that."""
 
 TARGETS = {

@@ -282,6 +282,9 @@ PATTERNS: dict[str, str] = {
     "matmul_affine": model(
         TOKENS, "float[384,384] w, float[384] k", "m = MatMul(x, w)", "y = Mul(m, k)"
     ),
+    "matmul_sub": model(
+        TOKENS, "float[384,384] w, float[384] b", "m = MatMul(x, w)", "y = Sub(m, b)"
+    ),
     "matmul_bn": model(
         "(float[128,384] x) => (float[128,384] y)",
         "float[384,384] w, float[384] s, float[384] b, float[384] mean, float[384] var",
