@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxopt.model import ir
 from onnxopt_passes.prune.collect import from_channel
-from onnxopt_passes.prune.least_squares import RIDGES, absorb
+from onnxopt_passes.prune.least_squares import absorb, best_ridge
 from onnxopt_passes.prune.obs import Ranking, Reader, rank
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def absorb_cut(read: Read, dropped: np.ndarray) -> None:
     layer, taps = read.layer, 1 if read.shared else read.layer.taps
     kept = np.flatnonzero(np.repeat(~dropped, taps))
     matrix = read.matrix()
-    ridge = min(RIDGES, key=lambda r: _lost(read, matrix, *_absorbed(read, read.fitted, kept, r)))
+    ridge, _ = best_ridge(lambda r: _lost(read, matrix, *_absorbed(read, read.fitted, kept, r)))
     found, moved = _absorbed(read, read.moments, kept, ridge)
     whole = from_channel(layer, found) if read.shared else found
     offsets = layer.offsets()
