@@ -88,7 +88,7 @@ def expected_accuracy(outputs: Outputs, reference: Outputs, label: np.ndarray | 
 
 
 def sequence(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
-    """How likely what the outputs read is, beside what the source reads (`sequences`).
+    """What the outputs read is worth, beside what the source reads (`sequences.worth`).
 
     The mean over the batch, by the source's own probabilities. A line of text is right as a whole
     or not at all, so one symbol that changes against a certain one costs all of it, however many
@@ -102,9 +102,7 @@ def sequence(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> 
     if q is None or p.shape != q.shape:
         return 0.0
     paths = q.argmax(-1)
-    return float(
-        np.mean([sequences.likelihood_ratio(*pair) for pair in zip(p, paths, strict=True)])
-    )
+    return float(np.mean([sequences.worth(*pair) for pair in zip(p, paths, strict=True)]))
 
 
 def detected(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
