@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-IN_MEMORY = 1 << 25
-"""Bytes that are kept in memory."""
+IN_MEMORY = 1 << 20
+"""Bytes that are kept in memory: little, as several spools are held at a time, and so that what a
+run takes is the same for few samples and for many."""
 
 
 class Spool:

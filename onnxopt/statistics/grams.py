@@ -1,9 +1,9 @@
 """First and second moments of what layers read and compute, summed up in float64.
 
 Of rows x (what a layer reads) and y (what it should compute): n, sum x, sum y, sum x x^T,
-sum y x^T, sum y^2. Rows are collected to blocks, onnxruntime multiplies a block in float32, and
-blocks are added in float64. Rows are shifted by the mean of the first block before they are
-multiplied, so that nothing is lost where the mean is large against the spread.
+sum y x^T, sum y^2. Rows are collected in a block, onnxruntime multiplies a full one in float32,
+and the products of blocks are added in float64. Rows are shifted by the mean of the first block
+before they are multiplied, so that nothing is lost where the mean is large against the spread.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from onnxopt.runtime import Session, Settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BLOCK = 1 << 21
-"""Elements of a block of rows."""
+BLOCK = 1 << 18
+"""Elements of a block of rows: small, as every layer that is read has one."""
+
+LEAST_ROWS = 64
+"""Rows of a block, at least: the product of fewer is not worth the addition of its result."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +98,29 @@ class Moments:
         self._squares = np.zeros((groups, outputs))
         self._count = 0
         self._finite = True
-        self._waiting: list[np.ndarray] = []
+        rows = max(BLOCK // (groups * width), LEAST_ROWS)
+        self._block = np.empty((groups, rows, width), np.float32)
         self._rows = 0
-        self._most = max(BLOCK // (groups * width), 16)
 
     def add(self, x: np.ndarray, y: np.ndarray | None = None) -> None:
         """Add rows: x (groups, rows, inputs), y (groups, rows, outputs), float32."""
-        self._waiting.append(x if y is None else np.concatenate([x, y], axis=2))
-        self._rows += x.shape[1]
-        if self._rows >= self._most:
-            self._flush()
+        start = 0
+        while start < x.shape[1]:
+            stop = min(start + self._block.shape[1] - self._rows, x.shape[1])
+            part = self._block[:, self._rows : self._rows + stop - start]
+            part[:, :, : self._inputs] = x[:, start:stop]
+            if y is not None:
+                part[:, :, self._inputs :] = y[:, start:stop]
+            self._rows += stop - start
+            start = stop
+            if self._rows == self._block.shape[1]:
+                self._flush()
 
     def _flush(self) -> None:
-        if not self._waiting:
+        block = self._block[:, : self._rows]
+        self._rows = 0
+        if not block.size:
             return
-        block = np.concatenate(self._waiting, axis=1)
-        self._waiting, self._rows = [], 0
         if not np.isfinite(block).all():
             self._finite = False
             return
@@ -123,7 +133,7 @@ class Moments:
         self._products += product(block[:, :, : self._inputs], block, self._threads)
 
     def statistics(self) -> Statistics:
-        """Return the moments of all rows so far.
+        """Return the moments of all rows; the sums turn into them, so this ends it.
 
         Raises:
             ValueError: There were none, or some were not finite.
@@ -135,7 +145,9 @@ class Moments:
             raise ValueError("no rows")
         n, k = self._count, self._inputs
         mean = self._total / n
-        products = self._products / n - mean[:, :k, None] * mean[:, None, :]
+        products, self._products = self._products, np.empty((0, 0, 0))
+        products /= n
+        add_outer(products, -mean[:, :k], mean)
         shift = self._shift.astype(np.float64)
         return Statistics(
             n,
@@ -145,6 +157,19 @@ class Moments:
             products[:, :, k:].transpose(0, 2, 1),
             np.maximum(self._squares / n - mean[:, k:] ** 2, 0),
         )
+
+
+def add_outer(matrices: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
+    """Add the products of two vectors to matrices in place, with little memory besides.
+
+    Args:
+        matrices: (groups, m, n).
+        left: (groups, m).
+        right: (groups, n).
+    """
+    for matrix, a, b in zip(matrices, left, right, strict=True):
+        for i in range(0, len(a), LEAST_ROWS):
+            matrix[i : i + LEAST_ROWS] += np.outer(a[i : i + LEAST_ROWS], b)
 
 
 def merged(parts: Sequence[Statistics]) -> Statistics:
@@ -201,4 +226,4 @@ def _multiplier(threads: int) -> Session:
     )
     opset = [helper.make_opsetid("", 17)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=8)
-    return Session(Exported(model, {}), Settings(optimize=True, threads=threads))
+    return Session(Exported(model, {}), Settings(optimize=True, threads=threads, lean=True))

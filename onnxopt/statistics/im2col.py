@@ -53,6 +53,11 @@ class ConvLinear(Linear):
         outputs, channels = self.weight.shape[:2]
         return self.groups, outputs // self.groups, channels * self.taps
 
+    @property
+    def patches(self) -> tuple[object, ...]:  # noqa: D102
+        placed = (self.kernel, self.strides, self.dilations, self.pads, self.auto)
+        return (*super().patches, *placed)
+
     def arranged(self, values: np.ndarray) -> np.ndarray:  # noqa: D102
         return values.reshape(self.groups, values.shape[0] // self.groups, -1)
 

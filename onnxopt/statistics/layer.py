@@ -56,6 +56,11 @@ class Linear(ABC):
         return 1
 
     @property
+    def patches(self) -> tuple[object, ...]:
+        """What rows depend on beside the input: layers where it is equal read the same rows."""
+        return (type(self), self.shape[0], self.shape[2])
+
+    @property
     def input_axis(self) -> int:
         """Axis of the weight along which the layer's inputs are."""
         return 1

@@ -76,13 +76,12 @@ class Stages:
         later = self._needed_after(self._stage)
         part: _Part | None = None
         kept = Spool()
-        for item in self._waiting:
-            values = self._begin(item)
+        for values in map(self._begin, self._waiting):
             if part is None:
                 part = _Part(self._model, nodes, [*wanted, *later], values, self._settings)
             values.update(part.run(values))
             kept.append([values.get(id(t)) for t in later])
-            yield [_value(t, values) for t in wanted]
+            yield _taken(wanted, values)
         self._waiting, self._held = kept, later
         self._stage += 1
 
@@ -131,9 +130,11 @@ class Stages:
         ]
 
 
-def _value(tensor: gs.Tensor, values: Mapping[int, Any]) -> np.ndarray:
-    known = match.constant(tensor)
-    found: np.ndarray = values[id(tensor)] if known is None else known
+def _taken(tensors: Sequence[gs.Tensor], values: dict[int, Any]) -> list[np.ndarray]:
+    """Return what tensors hold, and forget all else, so that no two samples are held at a time."""
+    known = [match.constant(t) for t in tensors]
+    found = [values[id(t)] if v is None else v for t, v in zip(tensors, known, strict=True)]
+    values.clear()
     return found
 
 

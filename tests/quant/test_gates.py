@@ -35,9 +35,9 @@ def test_both_matrices_are_found_with_what_they_read(op, count, direction, ways)
     found = readings.read(model, layers, samples, Settings())
     (y,) = Tap(model, [model.graph.outputs[0]])({"x": x})
     inputs = x.reshape(-1, 6).mean(0)
-    np.testing.assert_allclose(found[id(layers[0].weight)].mean, [inputs] * ways, rtol=1e-4)
+    np.testing.assert_allclose(found[id(layers[0].weight)].floats, [inputs] * ways, rtol=1e-4)
     hidden = y.transpose(1, 0, 2, 3).reshape(ways, -1, 5).mean(1)
-    np.testing.assert_allclose(found[id(layers[1].weight)].mean, hidden, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found[id(layers[1].weight)].floats, hidden, rtol=1e-4, atol=1e-6)
 
 
 def test_a_weight_that_is_computed_is_no_layer():

@@ -96,4 +96,4 @@ def test_large_products_are_as_exact_as_they_need_be(layer):
     rng = np.random.default_rng(2)
     difference, gram = rng.normal(size=(1, 128, 512)), rng.normal(size=(1, 512, 512)) * 1e12
     want = difference @ gram
-    assert np.abs(rounding._times(difference, gram) - want).max() < 1e-5 * np.abs(want).max()
+    assert np.abs(rounding._Product(gram).by(difference) - want).max() < 1e-5 * np.abs(want).max()

@@ -40,6 +40,10 @@ class GateLinear(Linear):
         return self.node.outputs[0] if self.hidden else self.node.inputs[0]
 
     @property
+    def patches(self) -> tuple[object, ...]:  # noqa: D102
+        return (*super().patches, self.hidden)
+
+    @property
     def shape(self) -> tuple[int, int, int]:  # noqa: D102
         directions, outputs, inputs = self.weight.shape
         return directions, outputs, inputs

@@ -1,14 +1,21 @@
-"""What layers read on calibration samples: first and second moments, streamed."""
+"""What layers read on calibration samples: first and second moments, streamed.
+
+Memory is bounded by a share of the model's own, whatever the number of samples and layers: the
+model is run in stages, each with as many layers as fit, and matrices that are done wait on disk.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxopt import match
-from onnxopt.statistics import Moments, Tap, ranges
+from onnxopt.model.layout import in_order
+from onnxopt.spool import Spool
+from onnxopt.statistics import Moments, Stages, ranges
+from onnxopt.statistics.grams import add_outer
 from onnxopt_passes.quant import scheme
 
 if TYPE_CHECKING:
@@ -17,7 +24,7 @@ if TYPE_CHECKING:
     from onnxopt.model import Model
     from onnxopt.runtime import Settings
     from onnxopt.samples import Samples
-    from onnxopt.statistics import Linear, Statistics
+    from onnxopt.statistics import Linear
     from onnxopt_passes.quant.scheme import Params
 
 WIDEST = 2304
@@ -29,42 +36,56 @@ ROWS = 32
 ENOUGH = 8
 """Rows that are wanted in all, for each input of a layer."""
 
-ELEMENTS = 1 << 23
-"""Elements of all matrices, and of all that layers read of a sample, that one pass may hold; more
-layers take more passes."""
+ROOM = 1 << 23
+"""Bytes of matrices, and of what layers read of a sample, that a stage may hold, at least."""
+
+SHARE = 0.25
+"""The same as a part of the bytes of the model."""
 
 
-@dataclass(frozen=True)
 class Reading:
     """What one layer reads.
 
-    Attributes:
+    Args:
         layer: The layer.
-        moments: Of the rows that it reads, rounded where its input is quantized.
-        mean: Mean of the same rows in float, (groups, inputs).
+        held: Holds the covariances of rows, of all layers that were read.
+        place: Which of them is its own.
+        mean: Mean of the rows that it reads, rounded where its input is quantized, (groups,
+            inputs).
+        floats: Mean of the same rows in float.
     """
 
-    layer: Linear
-    moments: Statistics
-    mean: np.ndarray
+    def __init__(
+        self, layer: Linear, held: Spool, place: int, mean: np.ndarray, floats: np.ndarray
+    ) -> None:
+        self.layer, self.mean, self.floats = layer, mean, floats
+        self._held, self._place = held, place
 
     def gram(self, biased: bool) -> np.ndarray:
-        """Return H: about the mean where a bias makes up for the mean of the error."""
-        return self.moments.xx if biased else self.moments.raw().xx
+        """Return H: about the mean where a bias makes up for the mean of the error.
 
-    def offsets(self, rounded: np.ndarray) -> np.ndarray:
+        Returns:
+            float64, (groups, inputs, inputs), read from disk and the caller's own.
+        """
+        found: np.ndarray = self._held[self._place]
+        if not biased:
+            add_outer(found, self.mean, self.mean)
+        return found
+
+    def offsets(self, rounded: np.ndarray, outputs: slice = slice(None)) -> np.ndarray:
         """Return what a bias has to make up for: mean of W x less that of rounded W, rounded x.
 
         Args:
             rounded: The rounded weight as `layer.arranged` has it, (groups, outputs, inputs).
+            outputs: Which outputs of each group it has.
 
         Returns:
-            float64, one an output of the whole layer.
+            float64, (groups, outputs).
         """
-        weight = self.layer.arranged(self.layer.weight.values.astype(np.float64))
-        wanted = np.einsum("goi,gi->go", weight, self.mean)
-        found = np.einsum("goi,gi->go", rounded, self.moments.x)
-        return np.asarray(self.layer.factor * (wanted - found).reshape(-1))
+        weight = self.layer.arranged(self.layer.weight.values)[:, outputs].astype(np.float64)
+        wanted = np.einsum("goi,gi->go", weight, self.floats)
+        found = np.einsum("goi,gi->go", rounded, self.mean)
+        return np.asarray(self.layer.factor * (wanted - found))
 
 
 def read(
@@ -91,53 +112,71 @@ def read(
         CannotRun: onnxruntime cannot run the model.
     """
     match.stamp(model.graph)
-    found: dict[int, Reading] = {}
-    count = samples.count()
     computed = [layer for layer in layers if match.constant(layer.source) is None]
-    able = [layer for layer in computed if layer.shape[2] <= WIDEST]
+    able = _alike(model, [layer for layer in computed if layer.shape[2] <= WIDEST])
     first = next(iter(samples), None)
     if not able or first is None:
         return {}
-    names = list(dict.fromkeys(layer.source.name for layer in able))
-    sizes = ranges.sizes(model, names, first.feed, settings)
-    for part in _parts(able, sizes):
+    names = list(dict.fromkeys(some[0].source.name for some in able))
+    sizes = ranges.sizes(model, names, first.feed, replace(settings, optimize=False))
+    parts = list(_parts(able, sizes, max(ROOM, int(SHARE * model.export().nbytes))))
+    wanted = [[some[0].source for some in part] for part in parts]
+    stages = Stages(model, wanted, samples.feeds(), settings)
+    found: dict[int, Reading] = {}
+    held, count, place = Spool(), samples.count(), 0
+    for part in parts:
         sums = [
-            _Sums(layer, (quantized or {}).get(layer.source.name), count, settings.threads)
-            for layer in part
+            _Sums(some, (quantized or {}).get(some[0].source.name), count, settings.threads)
+            for some in part
         ]
-        tap = Tap(model, [one.layer.source for one in sums], settings)
-        for number, values in enumerate(tap.over(samples)):
-            for i, (one, value) in enumerate(zip(sums, values, strict=True)):
-                one.add(value, (seed, i, number))
-        for one in sums:
-            reading = one.reading()
-            if reading is not None:
-                found[id(one.layer.weight)] = reading
+        for number, values in enumerate(stages.run()):
+            for i, one in enumerate(sums, place):
+                one.add(values.pop(0), (seed, i, number))  # gone before the next sample is run
+        place += len(part)
+        while sums:
+            found |= sums.pop(0).readings(held)
     return found
 
 
-def _parts(layers: Sequence[Linear], sizes: Mapping[str, int]) -> Iterator[list[Linear]]:
-    """Yield the layers in parts whose matrices and inputs fit into memory together."""
-    part: list[Linear] = []
-    room = ELEMENTS
-    for layer in layers:
-        groups, _, inputs = layer.shape
-        size = groups * inputs * inputs + sizes[layer.source.name]
+def _alike(model: Model, layers: Sequence[Linear]) -> list[list[Linear]]:
+    """Return layers in the order in which they are computed, those together that read the same."""
+    order = in_order(model.graph)
+    place = {id(t): i for i, node in enumerate(order) for t in node.outputs}
+    found: dict[object, list[Linear]] = {}
+    for layer in sorted(layers, key=lambda x: place.get(id(x.source), -1)):
+        found.setdefault((id(layer.source), layer.patches), []).append(layer)
+    return list(found.values())
+
+
+def _parts(
+    layers: Sequence[list[Linear]], sizes: Mapping[str, int], most: int
+) -> Iterator[list[list[Linear]]]:
+    """Yield the layers in parts whose matrices and inputs fit into so many bytes together."""
+    part: list[list[Linear]] = []
+    seen: set[str] = set()
+    room = most
+    for some in layers:
+        groups, _, inputs = some[0].shape
+        name = some[0].source.name
+        size = 8 * groups * inputs * inputs + (0 if name in seen else 4 * sizes[name])
         if part and size > room:
             yield part
-            part, room = [], ELEMENTS
-        part.append(layer)
+            part, room, seen = [], most, set()
+        part.append(some)
         room -= size
+        seen.add(name)
     if part:
         yield part
 
 
 class _Sums:
-    """Sums of one layer."""
+    """Sums of layers that read the same rows."""
 
-    def __init__(self, layer: Linear, params: Params | None, count: int, threads: int) -> None:
-        self.layer, self._params = layer, params
-        groups, _, inputs = layer.shape
+    def __init__(
+        self, layers: Sequence[Linear], params: Params | None, count: int, threads: int
+    ) -> None:
+        self._layers, self._params = layers, params
+        groups, _, inputs = layers[0].shape
         self._moments = Moments(groups, inputs, threads=threads)
         self._total = np.zeros((groups, inputs))
         self._count = 0
@@ -145,15 +184,22 @@ class _Sums:
 
     def add(self, value: np.ndarray, seed: Sequence[int]) -> None:
         """Add rows of one sample."""
-        rows = self.layer.rows(value, self.layer.pick(value.shape, self._most, seed))
+        layer = self._layers[0]
+        rows = layer.rows(value, layer.pick(value.shape, self._most, seed))
         self._total += rows.sum(1, dtype=np.float64)
         self._count += rows.shape[1]
         self._moments.add(rows if self._params is None else scheme.rounded(rows, self._params))
 
-    def reading(self) -> Reading | None:
-        """Return what was found, None where there is nothing, or values were not finite."""
+    def readings(self, held: Spool) -> dict[int, Reading]:
+        """Return what was found; nothing where there is nothing, or values were not finite."""
         try:
             moments = self._moments.statistics()
         except ValueError:
-            return None
-        return Reading(self.layer, moments, self._total / self._count)
+            return {}
+        place = len(held)
+        held.append(moments.xx)
+        floats = self._total / self._count
+        return {
+            id(layer.weight): Reading(layer, held, place, moments.x, floats)
+            for layer in self._layers
+        }

@@ -34,8 +34,9 @@ class Refined:
 
 def unrefined(coded: Coded, reading: Reading) -> Refined:
     """Return a weight as it is, and what a bias has to make up for."""
-    values = reading.layer.arranged(coded.values().astype(np.float64))
-    return Refined(coded, reading.offsets(values))
+    values = reading.layer.arranged(coded.values())
+    parts = [reading.offsets(values[:, part], part) for part in rounding.runs(values.shape)]
+    return Refined(coded, np.concatenate(parts, axis=1).reshape(-1))
 
 
 def refine(coded: Coded, reading: Reading, biased: bool, most: np.ndarray | None = None) -> Refined:
@@ -51,7 +52,7 @@ def refine(coded: Coded, reading: Reading, biased: bool, most: np.ndarray | None
         The weight, with the integers that it came with if nothing was gained.
     """
     layer = reading.layer
-    weight = layer.arranged(layer.weight.values.astype(np.float64))
+    weight = layer.arranged(layer.weight.values)
     gram = rounding.damped(reading.gram(biased))
     steps = _steps(coded, coded.params, reading, most)
     numbers = np.arange(coded.params.scale.size).reshape(coded.params.scale.shape)
@@ -60,15 +61,14 @@ def refine(coded: Coded, reading: Reading, biased: bool, most: np.ndarray | None
     params = replace(coded.params, scale=np.asarray(scale, np.float32))
     steps = _steps(coded, params, reading, most)
     few = coded.grid.bits <= FEW_BITS
-    start = rounding.propagated(weight, steps, gram) if few else steps.nearest(weight)
+    start = rounding.propagated(weight, steps, gram) if few else None
     integers = rounding.descended(weight, steps, gram, start)
-    before = layer.arranged(coded.values().astype(np.float64))
-    after = steps.floats(integers)
-    if rounding.error(weight, after, gram) >= rounding.error(weight, before, gram):
-        return Refined(coded, reading.offsets(before))
     restored = layer.restored(integers).reshape(coded.integers.shape)
     found = replace(coded, params=params, integers=restored.astype(coded.grid.dtype))
-    return Refined(found, reading.offsets(after))
+    before, after = (
+        rounding.error(weight, layer.arranged(c.values()), gram) for c in (coded, found)
+    )
+    return unrefined(found if after < before else coded, reading)
 
 
 def without(found: Refined, plain: Coded, bad: np.ndarray, reading: Reading) -> Refined:
@@ -106,6 +106,6 @@ def _steps(coded: Coded, params: Params, reading: Reading, most: np.ndarray | No
 def _spread(part: np.ndarray, coded: Coded, reading: Reading) -> np.ndarray:
     """Return a number of each scale for each element of the layer's matrix."""
     seen = coded.view or coded.shape
-    wide = scheme.spread(part, seen, coded.params.axis, coded.params.block)
     kind = np.int64 if part.dtype.kind == "i" else np.float64
-    return reading.layer.arranged(np.asarray(wide, kind).reshape(coded.shape))
+    wide = scheme.spread(part.astype(kind), seen, coded.params.axis, coded.params.block)
+    return reading.layer.arranged(wide.reshape(coded.shape))

@@ -11,15 +11,22 @@ inputs):
     propagated  column after column, the rest makes up for its error (GPTQ, Frantar et al. 2022)
     descended   single integers moved while that lowers the error: coordinate descent, what AdaRound
                 (Nagel et al. 2020) seeks by gradients
+
+Outputs do not depend on each other but for their scales, and are taken in runs, so that little is
+held in float64 besides H.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxopt.statistics.grams import product
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FACTORS = {True: np.linspace(1.0, 0.5, 21), False: np.linspace(1.0, 0.8, 9)}
 """What scales are multiplied by where there are few steps, and where there are many."""
@@ -39,10 +46,13 @@ COLUMNS = 128
 SWEEPS = 3
 """Passes of coordinate descent over all columns, at most."""
 
+PART = 1 << 18
+"""Elements of a matrix in one run of outputs."""
+
 
 @dataclass(frozen=True)
 class Steps:
-    """The grid of each element of a matrix; all float64 of its shape.
+    """The grid of each element of a matrix; all float64 of its shape, or views that repeat.
 
     Attributes:
         scale: Scales.
@@ -66,6 +76,11 @@ class Steps:
         found: np.ndarray = (integers - self.zero) * self.scale
         return found
 
+    def of(self, outputs: slice) -> Steps:
+        """Return the grid of some outputs."""
+        parts = (self.scale, self.zero, self.low, self.high)
+        return Steps(*(part[:, outputs] for part in parts))
+
     def ordered(self, order: np.ndarray) -> Steps:
         """Return the grid with columns in another order, (groups, 1, inputs)."""
         parts = (self.scale, self.zero, self.low, self.high)
@@ -74,15 +89,28 @@ class Steps:
 
 def damped(gram: np.ndarray) -> np.ndarray:
     """Return H with a little of its mean diagonal added, positive definite."""
-    diagonal = np.einsum("gii->gi", gram).mean(-1)
-    ridge = DAMP * np.where(diagonal > 0, diagonal, 1.0)
-    return np.asarray(gram + ridge[:, None, None] * np.eye(gram.shape[-1]))
+    found: np.ndarray = gram.copy()
+    diagonal = np.einsum("gii->gi", found)
+    mean = diagonal.mean(-1, keepdims=True)
+    diagonal += DAMP * np.where(mean > 0, mean, 1.0)
+    return found
+
+
+def runs(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Yield the outputs of a matrix of shape (groups, outputs, inputs), a run at a time."""
+    groups, outputs, inputs = shape
+    step = max(PART // max(groups * inputs, 1), 1)
+    for start in range(0, outputs, step):
+        yield slice(start, start + step)
 
 
 def error(weight: np.ndarray, rounded: np.ndarray, gram: np.ndarray) -> float:
     """Return the sum of e H e^T over all rows."""
-    difference = weight - rounded
-    return float(np.sum(_times(difference, gram) * difference))
+    product, total = _Product(gram), 0.0
+    for part in runs(weight.shape):
+        difference = weight[:, part].astype(np.float64) - rounded[:, part]
+        total += float(np.sum(product.by(difference) * difference))
+    return total
 
 
 def shrunk(weight: np.ndarray, steps: Steps, owner: np.ndarray, gram: np.ndarray) -> np.ndarray:
@@ -94,18 +122,19 @@ def shrunk(weight: np.ndarray, steps: Steps, owner: np.ndarray, gram: np.ndarray
         owner: Which scale an element has, of W's shape; columns share one in all rows alike.
         gram: H. Only errors under one scale are seen together.
     """
-    together = owner[:, 0, :, None] == owner[:, 0, None, :]
-    seen = np.where(together, gram, 0.0)
-    count = int(owner.max()) + 1
-    few = bool((steps.high - steps.low).max() <= FEW_STEPS)
-    best, least = np.ones(count), np.full(count, np.inf)
-    for factor in FACTORS[few]:
-        tried = Steps(steps.scale * factor, steps.zero, steps.low, steps.high)
-        difference = weight - tried.floats(tried.nearest(weight))
-        squares = difference * _times(difference, seen)
-        found = np.bincount(owner.reshape(-1), squares.reshape(-1), count)
-        better = found < least
-        best, least = np.where(better, factor, best), np.where(better, found, least)
+    if (owner[:, 0] != owner[:, 0, :1]).any():
+        gram = np.where(owner[:, 0, :, None] == owner[:, 0, None, :], gram, 0.0)
+    seen = _Product(gram)
+    factors = FACTORS[bool((steps.high - steps.low).max() <= FEW_STEPS)]
+    errors = np.zeros((len(factors), int(owner.max()) + 1))
+    for part in runs(weight.shape):
+        some, exact, own = steps.of(part), weight[:, part].astype(np.float64), owner[:, part]
+        for found, factor in zip(errors, factors, strict=True):
+            tried = Steps(some.scale * factor, some.zero, some.low, some.high)
+            difference = exact - tried.floats(tried.nearest(exact))
+            squares = difference * seen.by(difference)
+            found += np.bincount(own.reshape(-1), squares.reshape(-1), len(found))
+    best: np.ndarray = factors[errors.argmin(0)]
     return best
 
 
@@ -118,13 +147,31 @@ def propagated(weight: np.ndarray, steps: Steps, gram: np.ndarray) -> np.ndarray
         weight: W.
         steps: Its grid.
         gram: H, positive definite.
+
+    Returns:
+        float32 of W's shape.
     """
     order = np.argsort(-np.einsum("gii->gi", gram), axis=-1, kind="stable")
     across = order[:, None, :]
     turned = np.take_along_axis(np.take_along_axis(gram, order[:, :, None], 1), across, 2)
     upper = np.linalg.cholesky(np.linalg.inv(turned)).transpose(0, 2, 1)
-    rest = np.take_along_axis(weight, across, -1)
-    grid = steps.ordered(across)
+    del turned
+    found = np.empty(weight.shape, np.float32)
+    for part in runs(weight.shape):
+        rest = np.take_along_axis(weight[:, part].astype(np.float64), across, -1)
+        integers = _passed_on(rest, steps.of(part).ordered(across), upper)
+        np.put_along_axis(found[:, part], across, integers.astype(np.float32), -1)
+    return found
+
+
+def _passed_on(rest: np.ndarray, grid: Steps, upper: np.ndarray) -> np.ndarray:
+    """Round column after column, and take each one's error off those behind it.
+
+    Args:
+        rest: W in the order of columns; overwritten.
+        grid: Its grid, in the same order.
+        upper: U with U^T U = H^-1.
+    """
     integers = np.empty_like(rest)
     for start in range(0, rest.shape[-1], COLUMNS):
         stop = min(start + COLUMNS, rest.shape[-1])
@@ -137,13 +184,11 @@ def propagated(weight: np.ndarray, steps: Steps, gram: np.ndarray) -> np.ndarray
             rest[..., j:stop] -= left[..., None] * upper[:, None, j, j:stop]
             errors[..., j - start] = left
         rest[..., stop:] -= errors @ upper[:, start:stop, stop:]
-    found = np.empty_like(integers)
-    np.put_along_axis(found, across, integers, -1)
-    return found
+    return integers
 
 
 def descended(
-    weight: np.ndarray, steps: Steps, gram: np.ndarray, integers: np.ndarray
+    weight: np.ndarray, steps: Steps, gram: np.ndarray, integers: np.ndarray | None = None
 ) -> np.ndarray:
     """Return integers none of which can be moved alone without raising the error.
 
@@ -151,9 +196,21 @@ def descended(
         weight: W.
         steps: Its grid.
         gram: H, with a positive diagonal.
-        integers: Where to begin.
+        integers: Where to begin, the nearest ones if None.
+
+    Returns:
+        float32 of W's shape.
     """
-    found: np.ndarray = integers.copy()
+    found = np.empty(weight.shape, np.float32)
+    for part in runs(weight.shape):
+        some, exact = steps.of(part), weight[:, part].astype(np.float64)
+        start = some.nearest(exact) if integers is None else integers[:, part].astype(np.float64)
+        found[:, part] = _moved(exact, some, gram, start)
+    return found
+
+
+def _moved(weight: np.ndarray, steps: Steps, gram: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Move integers in place while that lowers the error; return them."""
     slope = (weight - steps.floats(found)) @ gram
     diagonal = np.einsum("gii->gi", gram)
     for _ in range(SWEEPS):
@@ -180,10 +237,19 @@ def descended(
     return found
 
 
-def _times(difference: np.ndarray, gram: np.ndarray) -> np.ndarray:
-    """Return e H, multiplied in float32 where there is much of it."""
-    if difference.size * gram.shape[-1] < MANY:
-        return np.asarray(difference @ gram)
-    size = np.abs(gram).max(initial=0.0) or 1.0
-    left = difference.transpose(0, 2, 1).astype(np.float32)
-    return np.asarray(product(left, (gram / size).astype(np.float32)), np.float64) * size
+class _Product:
+    """Multiplies by H, in float32 where there is much of it."""
+
+    def __init__(self, gram: np.ndarray) -> None:
+        self._gram = gram
+        self._size = float(np.abs(gram).max(initial=0.0)) or 1.0
+        self._single: np.ndarray | None = None
+
+    def by(self, difference: np.ndarray) -> np.ndarray:
+        """Return e H, float64 of e's shape, (groups, outputs, inputs)."""
+        if difference.size * self._gram.shape[-1] < MANY:
+            return np.asarray(difference @ self._gram)
+        if self._single is None:
+            self._single = np.divide(self._gram, self._size, dtype=np.float32, casting="same_kind")
+        left = difference.transpose(0, 2, 1).astype(np.float32)
+        return np.asarray(product(left, self._single), np.float64) * self._size

@@ -12,12 +12,18 @@ of consecutive elements along one axis.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import ml_dtypes
 import numpy as np
 
+if TYPE_CHECKING:
+    from types import EllipsisType
+
 Granularity = Literal["tensor", "channel", "block"]
+
+PART = 1 << 18
+"""Elements that are computed in float64 at a time."""
 
 LEAST_SCALE = 2.0**-100
 """Smaller scales, those of all-zero channels among them, are replaced by this."""
@@ -172,8 +178,13 @@ def spread(part: np.ndarray, shape: tuple[int, ...], axis: int | None, block: in
 def quantize(values: np.ndarray, params: Params) -> np.ndarray:
     """Return the integers nearest to floats, in the grid's type."""
     scale, zero = _over(values, params)
-    steps = np.rint(np.asarray(values, np.float64) / scale) + zero
-    integers: np.ndarray = np.clip(steps, *limits(params)).astype(params.grid.dtype)
+    low, high = limits(params)
+    integers = np.empty(values.shape, params.grid.dtype)
+    for part in _parts(values):
+        steps = np.asarray(np.divide(values[part], scale[part], dtype=np.float64))
+        np.rint(steps, out=steps)
+        steps += zero[part]
+        integers[part] = np.clip(steps, low, high, out=steps).astype(params.grid.dtype)
     return integers
 
 
@@ -187,8 +198,20 @@ def limits(params: Params) -> tuple[int, int]:
 def dequantize(integers: np.ndarray, params: Params) -> np.ndarray:
     """Return the floats that integers stand for, float32."""
     scale, zero = _over(integers, params)
-    floats: np.ndarray = ((integers.astype(np.float64) - zero) * scale).astype(np.float32)
+    floats = np.empty(integers.shape, np.float32)
+    for part in _parts(integers):
+        steps = integers[part].astype(np.float64)
+        steps -= zero[part]
+        floats[part] = np.multiply(steps, scale[part], out=steps)
     return floats
+
+
+def _parts(values: np.ndarray) -> list[slice | EllipsisType]:
+    """Return runs along the first axis, so that no large tensor is held in float64 as a whole."""
+    if values.size <= PART:
+        return [...]
+    step = max(PART * len(values) // values.size, 1)
+    return [slice(i, i + step) for i in range(0, len(values), step)]
 
 
 def rounded(values: np.ndarray, params: Params) -> np.ndarray:
@@ -197,9 +220,9 @@ def rounded(values: np.ndarray, params: Params) -> np.ndarray:
 
 
 def _over(values: np.ndarray, params: Params) -> tuple[np.ndarray, np.ndarray]:
-    parts = (params.scale, params.zero_point.astype(np.float64))
+    parts = (params.scale, params.zero_point.astype(np.float32))
     scale, zero = (spread(p, values.shape, params.axis, params.block) for p in parts)
-    return scale.astype(np.float64), zero
+    return scale, zero
 
 
 def _balanced(params: Params) -> bool:
