@@ -21,6 +21,12 @@ Score = Callable[[Outputs, Outputs, "np.ndarray | None"], float]
 
 MOST_CLASSES = 100_000
 
+WIDTH = 64
+"""Embeddings have a multiple of it, and numbers of classes hardly ever; fewer are classes."""
+
+FLAT = 0.05
+"""The largest probability of a row, in the mean, below which there is no class to speak of."""
+
 MOST_STEPS = 2048
 """Rows of probabilities that are taken for one sequence; more are places of a map, or anchors."""
 
@@ -88,7 +94,7 @@ def expected_accuracy(outputs: Outputs, reference: Outputs, label: np.ndarray | 
 
 
 def sequence(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
-    """How likely what the outputs read is, beside what the source reads (`sequences`).
+    """What the outputs read is worth, beside what the source reads (`sequences.worth`).
 
     The mean over the batch, by the source's own probabilities. A line of text is right as a whole
     or not at all, so one symbol that changes against a certain one costs all of it, however many
@@ -102,9 +108,7 @@ def sequence(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> 
     if q is None or p.shape != q.shape:
         return 0.0
     paths = q.argmax(-1)
-    return float(
-        np.mean([sequences.likelihood_ratio(*pair) for pair in zip(p, paths, strict=True)])
-    )
+    return float(np.mean([sequences.worth(*pair) for pair in zip(p, paths, strict=True)]))
 
 
 def detected(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
@@ -172,7 +176,8 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
     """Return the metric called `name`, a `module:function`, or what fits the outputs.
 
     With labels and class scores (a float output of shape (rows, classes)): accuracy. With class
-    scores alone: expected accuracy. With probabilities of shape (batch, steps, classes), as
+    scores alone: expected accuracy. Embeddings have that shape too: see `_embedded` and `_flat`.
+    With probabilities of shape (batch, steps, classes), as
     recognizers of text and speech have them: sequence. With boxes and scores in one output:
     detections. Else: cosine.
 
@@ -180,7 +185,8 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
         SpecError: No metric has that name, or it needs labels and there are none.
     """
     if name is None:
-        if _find_scores(outputs) is None:
+        scores = _find_scores(outputs)
+        if scores is None or (not labelled and (_embedded(scores) or _flat(scores))):
             fitting = _unnamed(outputs)
             return Metric(fitting, METRICS[fitting])
         chosen = "accuracy" if labelled else "expected-accuracy"
@@ -220,12 +226,12 @@ def summarize(metric: str, source: list[float], scores: list[float]) -> Verdict:
 
 
 def class_probabilities(outputs: Outputs) -> np.ndarray | None:
-    """Return the probabilities of the first output of shape (rows, classes), None if there is none.
+    """Return the probabilities of the output of shape (rows, classes), None if there is none.
 
     Scores that are no probabilities go through softmax.
     """
     found = _find_scores(outputs)
-    return None if found is None else _probabilities(found.astype(np.float64))
+    return None if found is None or _embedded(found) else _probabilities(found.astype(np.float64))
 
 
 def distributed(values: np.ndarray) -> bool:
@@ -260,10 +266,31 @@ def _imported(name: str) -> Score:
 
 
 def _find_scores(outputs: Outputs) -> np.ndarray | None:
-    for _, value in flat(outputs):
-        if is_float(value) and value.ndim == 2 and 2 <= value.shape[1] <= MOST_CLASSES:
-            return value
-    return None
+    """Return the first output of shape (rows, classes), an embedding only if there is no other."""
+    found = [
+        value
+        for _, value in flat(outputs)
+        if is_float(value) and value.ndim == 2 and 2 <= value.shape[1] <= MOST_CLASSES
+    ]
+    return next((v for v in found if not _embedded(v)), next(iter(found), None))
+
+
+def _embedded(values: np.ndarray) -> bool:
+    """Whether rows are embeddings: of length 1, or as wide as layers are and classes are not.
+
+    Rows of probabilities, or of logarithms of some, are none.
+    """
+    if distributed(values[None]) or values.shape[1] < WIDTH:
+        return False
+    lengths = np.linalg.norm(values.astype(np.float64), axis=1)
+    return values.shape[1] % WIDTH == 0 or bool(np.allclose(lengths, 1, atol=1e-3))
+
+
+def _flat(scores: np.ndarray) -> bool:
+    """Whether no class stands out, so that flips cost nothing: then these are no scores of any."""
+    if scores.shape[1] < WIDTH or not scores.size:
+        return False
+    return bool(_probabilities(scores.astype(np.float64)).max(-1).mean() < FLAT)
 
 
 def _scores(outputs: Outputs) -> np.ndarray:
