@@ -17,6 +17,7 @@ TITLES = {
     "loading": "What the results are worth",
     "fuse": "Rules of fuse",
     "memory": "Memory",
+    "calibration": "Memory of calibration",
     "conformance": "Backend cases",
 }
 WITH_MODELS = ("rewriting", "loading", "fuse")

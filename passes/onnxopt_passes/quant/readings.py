@@ -36,8 +36,8 @@ ROWS = 32
 ENOUGH = 8
 """Rows that are wanted in all, for each input of a layer."""
 
-ROOM = 1 << 23
-"""Bytes of matrices, and of what layers read of a sample, that a stage may hold, at least."""
+ROOM = 1 << 22
+"""Bytes of matrices, and of what layers read, that a stage may hold, at least."""
 
 SHARE = 0.25
 """The same as a part of the bytes of the model."""
@@ -158,7 +158,7 @@ def _parts(
     for some in layers:
         groups, _, inputs = some[0].shape
         name = some[0].source.name
-        size = 8 * groups * inputs * inputs + (0 if name in seen else 4 * sizes[name])
+        size = Moments.size(groups, inputs) + (0 if name in seen else 4 * sizes[name])
         if part and size > room:
             yield part
             part, room, seen = [], most, set()
