@@ -8,26 +8,26 @@ makes it faster; rules that do what onnxruntime does itself when it loads a mode
 are there for other runtimes.
 
 Target: `ort-cpu` rules are kept only where they measure faster on the model at hand. Here they are
-all kept, so that a ratio below 1 shows what timing is for.
+all kept, so that a ratio below 1 shows what timing is for. Rows of the target `no rule` compare
+standard ops with the op that onnxruntime has of its own for them, which it mostly makes by itself.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx.parser
 import patterns
 import real_models
+from pairs import in_rounds
 from tables import number, progress, table
 
-from onnxopt import runtime, spec
+from onnxopt import spec
 from onnxopt.base import Context
 from onnxopt.bisect import Gate
 from onnxopt.model import Model
-from onnxopt.runtime import Session, Settings
 from onnxopt.testing import fill
 from onnxopt_passes.fuse import EARLY, LATE, RULES, Fuse
 
@@ -35,12 +35,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from onnxopt.model import Exported
-
-ROUNDS = 4
-"""Sessions of each model: two of one model differ a little for as long as they live."""
-
-SECONDS = 0.6
-"""How long a round takes."""
 
 PARTNERS = {"norm_weight": ("rms_norm",), "norm_mean": ("norm_weight", "layer_norm")}
 """Rules that only bring a pattern into the order of another rule are measured with that."""
@@ -86,27 +80,28 @@ def row(rule: str, target: str, name: str, before: Exported) -> list[str]:
     after, edits = alone(before, rule, target)
     if not edits:
         return [rule, target, name, "only with others", *[""] * 4]
-    feed = real_models.feed(name, before.inputs)
+    return compared([rule, target, name, str(edits)], before, after)
+
+
+def compared(head: list[str], before: Exported, after: Exported) -> list[str]:
+    """Return a row: its head, the times of two models, and by how much the second is faster."""
+    feed = real_models.feed(head[2], before.inputs)
     old, new = in_rounds(before, after, feed)
     times = [f"{number(1e3 * min(t))} / {number(1e3 * median(t))}" for t in (old, new)]
     pairs = median(a / b for a, b in zip(old, new, strict=True))
-    return [rule, target, name, str(edits), *times, number(min(old) / min(new)), number(pairs)]
+    return [*head, *times, number(min(old) / min(new)), number(pairs)]
 
 
-def in_rounds(
-    before: Exported, after: Exported, feed: dict[str, Any]
-) -> tuple[list[float], list[float]]:
-    """Return the times of two models in turn, over several sessions of each."""
-    old: list[float] = []
-    new: list[float] = []
-    for number_ in range(ROUNDS):
-        models = (before, after) if number_ % 2 else (after, before)
-        sessions = [Session(m, Settings(optimize=True)) for m in models]
-        found = runtime.in_turn(sessions, feed, SECONDS, rounds=1000, clock=time.thread_time)
-        one, other = found if number_ % 2 else reversed(found)
-        old += one
-        new += other
-    return old, new
+def foreign() -> list[list[str]]:
+    """Measure ops of onnxruntime's own against the standard ops that they stand for."""
+    rows = []
+    for name, texts in patterns.CONTRIB.items():
+        progress("fuse", "no rule", name)
+        before, after = (
+            Model.from_proto(fill(onnx.parser.parse_model(text))).export() for text in texts
+        )
+        rows.append(compared([name, "no rule", "its pattern", "1"], before, after))
+    return rows
 
 
 def measured(sources: list[tuple[str, Path]]) -> list[list[str]]:
@@ -133,7 +128,7 @@ def main() -> None:
     """Measure and print."""
     options = real_models.arguments(__doc__ or "").parse_args()
     chosen = real_models.chosen(options, light=False)
-    rows = measured([(e.name, e.path) for e in chosen])
+    rows = [*measured([(e.name, e.path) for e in chosen]), *foreign()]
     head = ["rule", "target", "model", "edits", "before ms", "after ms"]
     print(f"{__doc__}\nMilliseconds, least / median; ratio of the least, median ratio of pairs.\n")
     print(table([*head, "faster by least", "by pairs"], rows))

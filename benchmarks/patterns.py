@@ -224,6 +224,37 @@ PATTERNS: dict[str, str] = {
         "float a = {0.1}, float o = {0}",
         *("g = Greater(x, o)", "m = Mul(x, a)", "y = Where(g, x, m)"),
     ),
+    "leaky_relus": model(
+        IMAGE,
+        "float a = {-0.1}",
+        *("r = Relu(x)", "n = Neg(x)", "q = Relu(n)", "m = Mul(q, a)", "y = Add(r, m)"),
+    ),
+    "elu_where": model(
+        IMAGE,
+        "float o = {0}, float one = {1}",
+        *("g = Greater(x, o)", "s = Where(g, o, x)", "e = Exp(s)", "m = Sub(e, one)"),
+        "y = Where(g, x, m)",
+    ),
+    "rotary_split": model(
+        "(float[1,8,128,64] x, float[1,1,128,32] c, float[1,1,128,32] s) => (float[1,8,128,64] y)",
+        "int64[2] z = {32, 32}",
+        *("x1, x2 = Split<axis = 3>(x, z)", "a = Mul(x1, c)", "b = Mul(x2, s)", "d = Sub(a, b)"),
+        *("e = Mul(x2, c)", "f = Mul(x1, s)", "h = Add(e, f)", "y = Concat<axis = 3>(d, h)"),
+        opset=23,
+    ),
+    "rotary_part": model(
+        "(float[1,8,128,64] x, float[1,128,16] c, float[1,128,16] s) => (float[1,8,128,64] y)",
+        "int64[2] z = {32, 32}",
+        *("x1, x2 = Split<axis = 3>(x, z)", "r = RotaryEmbedding(x1, c, s)"),
+        "y = Concat<axis = 3>(r, x2)",
+        opset=23,
+    ),
+    "zero_state": model(
+        "(float[20,1,64] x) => (float[20,1,1,128] y)",
+        "float[1,512,64] w, float[1,512,128] r, int64[3] d = {1, 1, 128}",
+        "z = ConstantOfShape(d)",
+        "y = LSTM<hidden_size = 128>(x, w, r, , , z, z)",
+    ),
     "leaky_prelu": model(IMAGE, "float[1] a = {0.1}", "y = PRelu(x, a)"),
     "leaky_max": model(IMAGE, "float a = {0.1}", "m = Mul(x, a)", "y = Max(x, m)"),
     "clip": model(IMAGE, "float a = {0}, float b = {6}", "m = Max(x, a)", "y = Min(m, b)"),
@@ -274,3 +305,34 @@ PATTERNS: dict[str, str] = {
     ),
 }
 """By the name of the rule."""
+
+CONTRIB_HEAD = '<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>\n'
+HIDDEN = "g (float[1,128,1536] x, float[1,128,1536] z) => (float[1,128,1536] y)\n"
+SCALES = "<float[1536] w, float[1536] b, float k = {1.702}, float o = {1e-5}>\n"
+
+
+def _pair(standard: str, contrib: str) -> tuple[str, str]:
+    """Return two models of one function, something before and behind it."""
+    before, after = (
+        f"{CONTRIB_HEAD}{HIDDEN}{SCALES}{{ r = Relu(x) q = Relu(z) {body} y = Relu(t) }}"
+        for body in (standard, contrib)
+    )
+    return before, after
+
+
+CONTRIB: dict[str, tuple[str, str]] = {
+    "SiLU": _pair("s = Sigmoid(r) t = Mul(r, s)", "t = com.microsoft.QuickGelu<alpha = 1.0>(r)"),
+    "QuickGelu": _pair(
+        "m = Mul(r, k) s = Sigmoid(m) t = Mul(r, s)",
+        "t = com.microsoft.QuickGelu<alpha = 1.702>(r)",
+    ),
+    "BiasGelu": _pair("m = Add(r, b) t = Gelu(m)", "t = com.microsoft.BiasGelu(r, b)"),
+    "FastGelu": _pair(
+        'm = Add(r, b) t = Gelu<approximate = "tanh">(m)', "t = com.microsoft.FastGelu(r, b)"
+    ),
+    "SkipLayerNormalization": _pair(
+        "m = Sum(r, q) t = LayerNormalization(m, w, b)",
+        "t = com.microsoft.SkipLayerNormalization(r, q, w, b)",
+    ),
+}
+"""Standard ops, and what onnxruntime has of its own for them: no rule writes these."""

@@ -15,12 +15,13 @@ TITLES = {
     "rewriting": "Time of rewriting",
     "scaling": "Growth with size",
     "loading": "What the results are worth",
+    "latency": "Latency by target",
     "fuse": "Rules of fuse",
     "memory": "Memory",
     "calibration": "Memory of calibration",
     "conformance": "Backend cases",
 }
-WITH_MODELS = ("rewriting", "loading", "fuse")
+WITH_MODELS = ("rewriting", "loading", "latency", "fuse")
 
 
 def section(name: str, options: argparse.Namespace) -> str:

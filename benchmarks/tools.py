@@ -18,15 +18,16 @@ MESSAGE = 2**31 - 2**20
 
 def onnxopt_rewriting(source: Path, target: Path) -> None:
     """Load, run the passes as the pipeline does, save: all but the proof."""
-    from onnxopt import spec
+    from onnxopt import settle, spec
     from onnxopt.base import Context
     from onnxopt.bisect import Gate
     from onnxopt.model import Model, files
 
     current = Model.load(source).export()
-    for item in spec.complete(spec.parse(PASSES)):
+    passes = spec.complete(spec.parse(PASSES))
+    for item in passes:
         model, gate = Model.from_exported(current, source), Gate()
-        item.run(model, Context(allow=gate, retract=gate.retract))
+        settle.run(item, model, Context(allow=gate, retract=gate.retract), passes)
         current = model.export()
     files.write(target, current.proto, current.weights, False)
 

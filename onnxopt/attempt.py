@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxopt import bisect, cost, repro, spec
+from onnxopt import bisect, cost, repro, settle, spec
 from onnxopt.base import Context
 from onnxopt.deadline import TimeUpError, deadline
 from onnxopt.errors import (
@@ -105,7 +105,7 @@ class Attempt:
         start = time.perf_counter()
         try:
             with deadline(self.job.pass_timeout):
-                self.edits = self.item.run(copy, self.context)
+                self.edits = settle.run(self.item, copy, self.context, self.job.passes)
                 after = copy.export()
         except TimeUpError:
             limit = f"{self.job.pass_timeout:g} s"

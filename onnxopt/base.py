@@ -78,12 +78,15 @@ class Pass(ABC):
             speed says False, and is held to the run's budget instead.
         requires: Names of passes that must have run before; missing ones are put in, visibly.
         calibrated: Whether it needs real samples.
+        followed: Names of passes that tidy what it made, in turn with it, until nothing is left to
+            do (`settle`).
     """
 
     name: ClassVar[str]
     exact: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ()
     calibrated: ClassVar[bool] = False
+    followed: ClassVar[tuple[str, ...]] = ()
 
     def survey(self, model: Model, ctx: Context) -> dict[str, Any]:
         """Return what the pass sees in a model, for `onnxopt inspect`; mostly nothing."""

@@ -18,7 +18,7 @@ import onnx
 from onnxopt.runtime import Session, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from onnxopt.model import Exported
 
@@ -28,7 +28,7 @@ SUFFIX = re.compile(r"(_token_\d+|_nchwc|_fused|_quant)+$")
 KERNEL = "_kernel_time"
 """How a profile calls the time of a node's kernel, after the node's name."""
 
-RUNS = 15
+RUNS = 24
 """Runs of which each node's shortest counts."""
 
 
@@ -62,25 +62,33 @@ def rewritten(exported: Exported, settings: Settings) -> onnx.ModelProto:
 
 
 def times(
-    exported: Exported, settings: Settings, feed: Mapping[str, Any], runs: int = RUNS
-) -> dict[str, Cost]:
-    """Return what the nodes of the rewritten graph cost, by name; unnamed ones are left out.
+    models: Sequence[Exported], settings: Settings, feed: Mapping[str, Any], runs: int = RUNS
+) -> list[dict[str, Cost]]:
+    """Return what the nodes of rewritten graphs cost, by name; unnamed ones are left out.
 
     Args:
-        exported: The model.
+        models: The models; they are run in turn, so that other work on the machine hits all alike.
         settings: How it is loaded; always with optimizations here.
         feed: One set of inputs.
         runs: How often it is run, after one run that does not count.
 
     Raises:
-        CannotRun: onnxruntime refuses the model, or cannot run it.
+        CannotRun: onnxruntime refuses a model, or cannot run it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        prefix = str(Path(folder) / "profile")
-        session = Session(exported, replace(settings, optimize=True, profile=prefix))
+        sessions = [
+            Session(m, replace(settings, optimize=True, profile=str(Path(folder) / f"profile{i}")))
+            for i, m in enumerate(models)
+        ]
         for _ in range(runs + 1):
-            session.run(feed)
-        events = json.loads(Path(session.profiled()).read_text("utf-8"))
+            for session in sessions:
+                session.run(feed)
+        events = [json.loads(Path(s.profiled()).read_text("utf-8")) for s in sessions]
+    return [_costs(e, runs) for e in events]
+
+
+def _costs(events: Sequence[Mapping[str, Any]], runs: int) -> dict[str, Cost]:
+    """Return the least time of each node in a profile, but for the first run."""
     found: dict[str, list[float]] = {}
     ops: dict[str, str] = {}
     for event in events:

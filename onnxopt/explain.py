@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxopt import match, spec
+from onnxopt import match, settle, spec
 from onnxopt.base import Context
 from onnxopt.bisect import Gate
 
@@ -48,7 +48,7 @@ def misses(item: Pass, model: Model, target: str = "portable") -> tuple[list[str
     token = match.MISSES.set(reasons)
     try:
         context = Context(target=target, allow=gate, retract=gate.retract, source_bytes=source)
-        item.run(copy, context)
+        settle.run(item, copy, context)
     finally:
         match.MISSES.reset(token)
     found = [_parse(reason) for reason in dict.fromkeys(reasons)]

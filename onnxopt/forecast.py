@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from onnxopt import cost, registry
+from onnxopt import cost, registry, settle
 from onnxopt.base import Context
 from onnxopt.errors import OnnxoptError
 
@@ -83,7 +83,7 @@ def _tried(item: type[Pass], before: Model, target: str, nodes: int) -> tuple[Mo
     context = Context(target=target, allow=allow, retract=ids.remove)
     copy = before.clone()
     try:
-        edits = item().run(copy, context)
+        edits = settle.run(item(), copy, context)
         after = cost.measure(copy.export(), None).nodes
     except Exception as e:  # noqa: BLE001  # a pass may raise anything; `run` would undo it
         return before, Forecast(item.name, True, reason=f"fails: {type(e).__name__}: {e}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxopt import detections, sequences
 from onnxopt.errors import SpecError
 from onnxopt.parity import Outputs, flat, is_float
 
@@ -19,6 +20,9 @@ Score = Callable[[Outputs, Outputs, "np.ndarray | None"], float]
 """(outputs, outputs of the source model, label) -> score of one sample."""
 
 MOST_CLASSES = 100_000
+
+MOST_STEPS = 2048
+"""Rows of probabilities that are taken for one sequence; more are places of a map, or anchors."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,36 @@ def expected_accuracy(outputs: Outputs, reference: Outputs, label: np.ndarray | 
     return float(np.mean(np.take_along_axis(p, best[..., None], -1)))
 
 
+def sequence(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
+    """How likely what the outputs read is, beside what the source reads (`sequences`).
+
+    The mean over the batch, by the source's own probabilities. A line of text is right as a whole
+    or not at all, so one symbol that changes against a certain one costs all of it, however many
+    steps are as they were; a change between near ties costs next to nothing.
+    """
+    found = _find_steps(reference)
+    if found is None:
+        raise SpecError("no output has shape (batch, steps, classes) on some samples")
+    name, scores = found
+    p, q = _probabilities(scores.astype(np.float64)), dict(flat(outputs)).get(name)
+    if q is None or p.shape != q.shape:
+        return 0.0
+    paths = q.argmax(-1)
+    return float(
+        np.mean([sequences.likelihood_ratio(*pair) for pair in zip(p, paths, strict=True)])
+    )
+
+
+def detected(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
+    """Share of detections, by weight, that both have in common (`detections`)."""
+    found = _find_table(reference)
+    if found is None:
+        raise SpecError("no output joins boxes and scores on some samples; name another metric")
+    name, want = found
+    got = dict(flat(outputs)).get(name)
+    return 0.0 if got is None else detections.agreement(want, got)
+
+
 def cosine(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
     """Mean over float outputs of the cosine with the source's."""
     found = []
@@ -106,9 +140,14 @@ def sqnr(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> floa
 FLIPS = ("accuracy", "expected-accuracy")
 """Metrics that change only where the largest class does."""
 
+CAPPED = ("expected-accuracy", "sequence", "detections")
+"""Metrics in which no sample scores higher than it does with the source itself."""
+
 METRICS: dict[str, Score] = {
     "accuracy": accuracy,
     "expected-accuracy": expected_accuracy,
+    "sequence": sequence,
+    "detections": detected,
     "cosine": cosine,
     "sqnr": sqnr,
 }
@@ -133,14 +172,17 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
     """Return the metric called `name`, a `module:function`, or what fits the outputs.
 
     With labels and class scores (a float output of shape (rows, classes)): accuracy. With class
-    scores alone: expected accuracy. Else: cosine.
+    scores alone: expected accuracy. With probabilities of shape (batch, steps, classes), as
+    recognizers of text and speech have them: sequence. With boxes and scores in one output:
+    detections. Else: cosine.
 
     Raises:
         SpecError: No metric has that name, or it needs labels and there are none.
     """
     if name is None:
         if _find_scores(outputs) is None:
-            return Metric("cosine", cosine)
+            fitting = _unnamed(outputs)
+            return Metric(fitting, METRICS[fitting])
         chosen = "accuracy" if labelled else "expected-accuracy"
         return Metric(chosen, METRICS[chosen])
     if ":" in name:
@@ -150,7 +192,21 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
         raise SpecError("metric 'accuracy' needs labels: put an array `labels` into the samples")
     if name in ("accuracy", "expected-accuracy") and _find_scores(outputs) is None:
         raise SpecError(f"metric {name!r} needs an output of shape (rows, classes); there is none")
+    needed = {
+        "sequence": (_find_steps, "of shape (batch, steps, classes)"),
+        "detections": (_find_table, "that joins boxes in pixels and scores"),
+    }
+    find, words = needed.get(name, (None, ""))
+    if find is not None and find(outputs) is None:
+        raise SpecError(f"metric {name!r} needs an output {words}; there is none")
     return Metric(name, METRICS[name])
+
+
+def _unnamed(outputs: Outputs) -> str:
+    steps = _find_steps(outputs)
+    if steps is not None and distributed(steps[1]):
+        return "sequence"
+    return "cosine" if _find_table(outputs) is None else "detections"
 
 
 def summarize(metric: str, source: list[float], scores: list[float]) -> Verdict:
@@ -170,6 +226,24 @@ def class_probabilities(outputs: Outputs) -> np.ndarray | None:
     """
     found = _find_scores(outputs)
     return None if found is None else _probabilities(found.astype(np.float64))
+
+
+def distributed(values: np.ndarray) -> bool:
+    """Whether values are probabilities along the last of three axes, or logarithms of some."""
+    if not is_float(values) or values.ndim != 3 or not values.size:
+        return False
+    if (values >= 0).all():
+        return bool(np.allclose(values.sum(-1, dtype=np.float64), 1, atol=1e-3))
+    if (values <= 0).all():
+        return bool(np.allclose(np.exp(values.astype(np.float64)).sum(-1), 1, atol=1e-3))
+    return False
+
+
+def logarithms(values: np.ndarray) -> np.ndarray:
+    """Return the logarithms of what `distributed` says yes to."""
+    if (values <= 0).all():
+        return values
+    return np.asarray(np.log(np.maximum(values, sequences.LEAST)))
 
 
 def _imported(name: str) -> Score:
@@ -197,6 +271,25 @@ def _scores(outputs: Outputs) -> np.ndarray:
     if found is None:
         raise SpecError("no output has shape (rows, classes) on some samples; name another metric")
     return found.astype(np.float64)
+
+
+def _find_table(outputs: Outputs) -> tuple[str, np.ndarray] | None:
+    """Return the first output that joins boxes and scores."""
+    return next(((n, v) for n, v in flat(outputs) if detections.layout(v) is not None), None)
+
+
+def _find_steps(outputs: Outputs) -> tuple[str, np.ndarray] | None:
+    """Return the output of shape (batch, steps, classes), the first with probabilities if any."""
+    found = [
+        (name, value)
+        for name, value in flat(outputs)
+        if is_float(value)
+        and value.ndim == 3
+        and value.shape[1] <= MOST_STEPS
+        and 2 <= value.shape[2] <= MOST_CLASSES
+    ]
+    sure = next((pair for pair in found if distributed(pair[1])), None)
+    return sure or next(iter(found), None)
 
 
 def _probabilities(scores: np.ndarray) -> np.ndarray:

@@ -1,8 +1,11 @@
-"""Sizes that onnx's shape inference does not find: of Reshape and Expand to computed shapes, Range.
+"""Sizes that onnx's shape inference does not find: of computed shapes, and of what is cut by them.
 
 Reshape(x, Concat(Shape(m)[0], Shape(m)[1], -1, 8)), m of [batch, length], is [batch, length, n, 8];
 n follows from the sizes of x, where all others cancel. onnx gives up on such a shape, and so on all
 that comes after it.
+
+table[:length] has `length cut at 64` rows if the table has 64 of them: as many as asked for, but
+not more than there are. Where it is spread over `length` rows, it is `length`, or the model fails.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ ROUNDS = 4
 
 GENERATED = "unk__"
 """How the symbols begin that onnx makes up; they mean something else in the next inference."""
+
+AT_MOST = " cut at "
+"""Stands in a symbol between a length and the most rows that there are: the lesser of the two."""
 
 Dims: TypeAlias = "tuple[int | str | None, ...]"
 
@@ -60,6 +66,55 @@ def _found(model: Model) -> dict[int, Dims]:
         if merged != dims:
             found[id(out)] = merged
     return found
+
+
+def _sliced(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
+    """Return what is left of a tensor whose one axis is cut to a length that is a symbol."""
+    dims, bounds = shapes.dims(node.inputs[0]), inputs[1:]
+    if dims is None or len(bounds) not in (3, 4) or any(b is None or len(b) != 1 for b in bounds):
+        return None
+    start, end, axis, *step = (b[0] for b in bounds if b is not None)
+    if start != 0 or step not in ([], [1]) or not isinstance(axis, int) or isinstance(end, int):
+        return None
+    size, symbol = dims[axis], _size(end)
+    if not isinstance(size, int) or size < 2 or symbol is None:
+        return None
+    found = list(dims)
+    found[axis] = f"{symbol}{AT_MOST}{size}"
+    return tuple(found)
+
+
+def _tiled(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
+    """Return what a Tile makes of a tensor."""
+    dims, repeats = shapes.dims(node.inputs[0]), inputs[1]
+    if dims is None or repeats is None or len(dims) != len(repeats):
+        return None
+    pairs = list(zip(dims, repeats, strict=True))
+    whole = [d * r if isinstance(d, int) and isinstance(r, int) else None for d, r in pairs]
+    return tuple(d if r == 1 else w for (d, r), w in zip(pairs, whole, strict=True))
+
+
+def _spread(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
+    """Return what arithmetic makes of two tensors, one of which may be cut to a length."""
+    found = [shapes.dims(t) for t in node.inputs]
+    if len(found) != 2 or any(d is None for d in found):
+        return None
+    rank = max(len(d or ()) for d in found)
+    left, right = ((*(1,) * (rank - len(d or ())), *(d or ())) for d in found)
+    return tuple(_wider(a, b) for a, b in zip(left, right, strict=True))
+
+
+def _wider(a: int | str | None, b: int | str | None) -> int | str | None:
+    """Return what two sizes are spread to, None where that is not known."""
+    if a == b or b == 1:
+        return a
+    if a == 1:
+        return b
+    cut = next((s for s in (a, b) if isinstance(s, str) and AT_MOST in s), None)
+    if cut is not None:
+        length = cut.partition(AT_MOST)[0]
+        return length if length in (a, b) else None
+    return next((s for s in (a, b) if isinstance(s, int)), None)
 
 
 def _known(dim: int | str | None) -> bool:
@@ -110,7 +165,7 @@ def _expanded(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
     wide = (*(1,) * (len(asked) - len(dims)), *dims)
     sizes = [_size(e) for e in asked]
     return tuple(
-        s if d in (1, s) else d if s == 1 else None for d, s in zip(wide, sizes, strict=True)
+        None if d is None or s is None else _wider(d, s) for d, s in zip(wide, sizes, strict=True)
     )
 
 
@@ -121,5 +176,13 @@ def _ranged(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
     return (_size(inputs[1][0]),)
 
 
-RESOLVE = {"Reshape": _reshaped, "Expand": _expanded, "Range": _ranged}
+RESOLVE = {
+    "Reshape": _reshaped,
+    "Expand": _expanded,
+    "Range": _ranged,
+    "Slice": _sliced,
+    "Tile": _tiled,
+    "Add": _spread,
+    "Mul": _spread,
+}
 """What finds the dimensions of an output: from the node, and the elements of its inputs."""

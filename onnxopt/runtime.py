@@ -318,7 +318,11 @@ def in_turn(
 
 
 def interleave(
-    sessions: Sequence[Session], feed: Mapping[str, Any], seconds: float = 1.0, rounds: int = 200
+    sessions: Sequence[Session],
+    feed: Mapping[str, Any],
+    seconds: float = 1.0,
+    rounds: int = 200,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:
     """Time sessions in turn, so that a change of the machine's pace hits all of them alike.
 
@@ -327,8 +331,9 @@ def interleave(
         feed: One set of inputs.
         seconds: Stop after about this long, with at least 5 rounds.
         rounds: Stop after that many rounds.
+        clock: As in `in_turn`.
     """
-    times = in_turn(sessions, feed, seconds, rounds)
+    times = in_turn(sessions, feed, seconds, rounds, clock)
     return [
         Timing(
             float(np.min(t)),

@@ -12,7 +12,9 @@ from onnxopt.testing import fill
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
 g (float[B,L,6] x, float[1,1] e, float[M,1] u) => (float y)
-   <int64[1] rest = {{-1}}, int64[1] two = {{2}}, int64 zero = {{0}}, int64 one = {{1}}>
+   <int64[1] rest = {{-1}}, int64[1] two = {{2}}, int64 zero = {{0}}, int64 one = {{1}},
+    float[1,9] table, float[1,1] single, float[1,5] five, int64[1] first = {{0}},
+    int64[1] second = {{1}}, int64[3] repeats = {{1, 1, 2}}, int64[3] more = {{1, 2, 1}}>
 {{
    b = Shape <start = 0, end = 1> (x)
    l = Shape <start = 1, end = 2> (x)
@@ -30,6 +32,26 @@ g (float[B,L,6] x, float[1,1] e, float[M,1] u) => (float y)
         ("s = Concat <axis = 0> (rest, l, two) t = Reshape(x, s)", (None, "L", 2)),
         ("s = Concat <axis = 0> (b, l) t = Expand(e, s)", ("B", "L")),
         ("s = Concat <axis = 0> (b, l) t = Expand(u, s)", (None, "L")),
+        ("s = Concat <axis = 0> (b, l) t = Expand(five, s)", ("B", 5)),
+        ("t = Slice(table, first, l, second)", (1, "L cut at 9")),
+        ("t = Slice(table, second, l, second)", (None, None)),
+        ("t = Slice(single, first, l, second)", (None, None)),
+        (
+            "c = Slice(table, first, l, second) s = Concat <axis = 0> (b, l) t = Expand(c, s)",
+            ("B", "L"),
+        ),
+        (
+            "c = Slice(table, first, l, second) s = Concat <axis = 0> (l, b) t = Expand(c, s)",
+            ("L", None),
+        ),
+        (
+            "c = Slice(table, first, l, second) r = ReduceSum <keepdims = 0> (x, rest) "
+            "t = Add(r, c)",
+            ("B", "L"),
+        ),
+        ("r = ReduceSum <keepdims = 0> (x, rest) t = Mul(r, table)", ("B", 9)),
+        ("t = Tile(x, repeats)", ("B", "L", 12)),
+        ("t = Tile(x, more)", ("B", None, 6)),
         ("t = Range(zero, n, one)", ("L",)),
         ("t = Range(one, n, one)", (None,)),
     ],

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 @options.max_drop
 @click.option(
     "--metric", metavar="NAME",
-    help="The score of lossy passes: accuracy, expected-accuracy, cosine, sqnr or module:function;"
-    " default: by the outputs.",
+    help="The score of lossy passes: accuracy, expected-accuracy, sequence, detections, cosine,"
+    " sqnr or module:function; default: by the outputs.",
 )  # fmt: skip
 @options.target
 @click.option(

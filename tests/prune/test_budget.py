@@ -100,7 +100,7 @@ def test_latency_is_measured(parts, monkeypatch, tmp_path):
     """The clock is replaced by a count, so that the search is put to the test, not the CPU."""
     shop, _, _ = parts
 
-    def interleave(sessions, feed, seconds):
+    def interleave(sessions, feed, seconds, *_):
         sizes = [session.size for session in sessions]
         return [Timing(size, size, 0.0, 1) for size in sizes]
 
@@ -126,7 +126,7 @@ def test_widths_that_were_fast_by_luck_are_looked_for_anew(parts, monkeypatch, t
         def __init__(self, exported, settings):
             self.size = float(cost.measure(exported).params)
 
-    def interleave(sessions, feed, seconds):
+    def interleave(sessions, feed, seconds, *_):
         whole, left = (session.size for session in sessions)
         luck = 0.85 if seconds == budgets.SECONDS else 1.0
         return [Timing(size, size, 0.0, 1) for size in (whole, luck * left)]
@@ -148,3 +148,10 @@ def test_samples_are_thinned_evenly(most):
     feeds = [f["x"].tobytes() for f in samples.feeds()]
     places = [feeds.index(f["x"].tobytes()) for f in found.feeds()]
     assert max(places) >= 60 - 2 * (60 // most + 1)
+
+
+def test_a_share_of_time_is_by_the_median_unless_that_is_noise():
+    source = Timing(1.0, 2.0, 0.1, 100)
+    assert budgets._share(source, Timing(0.5, 1.05, 0.1, 100)) == pytest.approx(0.525)
+    assert budgets._share(source, Timing(0.5, 0.9, 0.1, 100)) == 0.5
+    assert budgets._share(source, Timing(0.5, 1.9, 0.1, 100)) == pytest.approx(0.54)

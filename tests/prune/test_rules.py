@@ -177,3 +177,12 @@ def test_an_axis_never_contains_itself():
     a = Var(4)
     unify(a, Sum((ONE, Prod((a,)))), "sizes")
     assert a.root().frozen == "sizes"
+
+
+@pytest.mark.parametrize(("opset", "attrs"), [(11, {}), (13, {}), (18, {"num_outputs": 2})])
+def test_equal_parts_of_a_split_may_shrink_apart(opset, attrs):
+    n = Net(2, 3, 6, 6)
+    a, b = n.op("Split", n.conv("x", 3, 12), outputs=2, axis=1, **attrs)
+    graph = n.build(n.conv(n.op("Concat", n.relu(b), a, axis=1), 12, 5))
+    graph.opset_import[0].version = opset
+    law(graph, seed=0, least=2)

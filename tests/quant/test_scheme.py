@@ -49,6 +49,11 @@ def test_zero_is_on_the_grid():
     assert params.zero_point == 0
 
 
+def test_a_scalar_has_a_place_on_the_grid():
+    params = scheme.affine(np.float32(0), np.float32(6), scheme.GRIDS["uint8"])
+    assert scheme.rounded(np.array(3, np.float32), params) == pytest.approx(3, abs=6 / 255)
+
+
 def test_symmetric_int8_leaves_out_the_least_number():
     x = np.asarray([-1, 1], np.float32)
     assert scheme.quantize(x, scheme.fit(x, GRIDS["int8"], True)).tolist() == [-127, 127]

@@ -7,6 +7,7 @@ import onnx.parser
 import pytest
 
 from onnxopt.base import Context
+from onnxopt.metrics import Metric
 from onnxopt.model import Model
 from onnxopt.samples.base import Sample, Samples
 from onnxopt_passes.quant.trial import Trial
@@ -39,3 +40,74 @@ def test_a_metric_that_was_asked_for_is_not_second_guessed():
 
 def test_a_good_output_does_not_hide_a_bad_one():
     assert _drop(-1.0) == pytest.approx(2.0)
+
+
+READER = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[1,8,4] x) => (float[1,8,4] y)
+<float s = {%g}> {
+   a = Mul(x, s)
+   y = Softmax <axis = -1> (a)
+}"""
+
+
+def _reader(scale):
+    return Model.from_proto(onnx.parser.parse_model(READER % scale)).export()
+
+
+def _reading_trial(count=12):
+    rng = np.random.default_rng(0)
+    xs = [rng.normal(0, 4, (1, 8, 4)).astype(np.float32) for _ in range(count)]
+    samples = Samples(lambda: [lambda x=x: Sample({"x": x}) for x in xs], "here")
+    return Trial(_reader(1), samples, Context())
+
+
+def test_noise_of_probabilities_of_sequences_is_that_of_their_logarithms():
+    trial = _reading_trial()
+    assert trial.metric.name == "sequence"
+    assert trial.judge(_reader(1.1)).noise == pytest.approx(0.01, rel=0.3)
+    assert trial.judge(_reader(1.1)).drop == 0
+
+
+def test_a_drop_is_not_looked_at_further_once_it_is_too_large(monkeypatch):
+    trial = _reading_trial()
+    whole = trial.drop(_reader(-1))
+    runs = []
+    score = trial.metric.score
+    counted = Metric("sequence", lambda *a: runs.append(1) or score(*a))
+    monkeypatch.setattr(trial, "metric", counted)
+    assert whole > 0.3
+    assert 0.1 < trial.drop(_reader(-1), 0.1) <= whole
+    assert len(runs) < len(trial.kept)
+
+
+def test_drops_are_taken_on_all_samples_and_noise_on_few():
+    trial = _reading_trial(150)
+    assert trial.few == 100
+    assert trial.drop(_reader(-1)) == pytest.approx(trial.judge(_reader(-1), 150).drop)
+    assert trial.drop(_reader(-1)) != trial.judge(_reader(-1)).drop
+
+
+DETECTOR = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[1,4,20] boxes, float[1,2,20] scores) => (float[1,6,20] y)
+<float s = {%g}> {
+   a = Mul(scores, s)
+   y = Concat <axis = 1> (boxes, a)
+}"""
+
+
+def test_scores_beside_boxes_of_pixels_have_a_noise_of_their_own():
+    def make(scale):
+        return Model.from_proto(onnx.parser.parse_model(DETECTOR % scale)).export()
+
+    rng = np.random.default_rng(0)
+    feeds = [
+        {
+            "boxes": rng.uniform(20, 300, (1, 4, 20)).astype(np.float32),
+            "scores": rng.uniform(0, 0.9, (1, 2, 20)).astype(np.float32),
+        }
+        for _ in range(4)
+    ]
+    trial = Trial(make(1), Samples(lambda: [lambda f=f: Sample(f) for f in feeds], "h"), Context())
+    assert trial.metric.name == "detections"
+    assert trial.judge(make(0.9)).noise == pytest.approx(0.01, rel=1e-3)
+    assert trial.judge(make(0.9)).drop >= 0.005

@@ -5,6 +5,7 @@ Slice(Slice(x))                        -> Slice(x)
 Concat(Split(x))                       -> x       all parts, in order, same axis
 Concat(x[:a], x[a:b], .., x[z:])       -> x
 Slice(Concat(a, b, ..)) that is just b -> b       all sizes before it known
+Split(Concat(a, b, ..))                -> a, b, ..          parts of the same known sizes
 
 On one axis, x[s:e:t][s':e':t'] = x[s+s't : min(e, s+e't) : tt'] for steps above 0 and numbers that
 count from the front. Numbers that count from the end are merged only where the other Slice does
@@ -163,11 +164,30 @@ def _part(concat: gs.Node, axis: int, cut: Cut) -> gs.Tensor | None:
     return None
 
 
+def take_parts(graph: gs.Graph, node: gs.Node) -> bool:
+    """Replace the parts of a Split by the tensors that were put together above, one for one."""
+    concat = match.producer(node.inputs[0])
+    if concat is None or not match.is_op(concat, "Concat"):
+        return False
+    parts, axis = node.outputs, axes.integer(concat, "axis")
+    if axis is None or not _same_axis(concat, node, node.inputs[0], default=0):
+        return False
+    sizes = [[axes.size(t, axis) for t in tensors] for tensors in (parts, concat.inputs)]
+    if None in sizes[0] or sizes[0] != sizes[1] or any(match.fetched(t) for t in parts):
+        return False
+
+    for part, tensor in zip(parts, concat.inputs, strict=True):
+        match.replace(part, tensor)
+    match.remove(node)
+    return True
+
+
 RULES: tuple[Rule, ...] = (
     Rule("merge_concats", ("Concat",), merge_concats),
     Rule("merge_slices", ("Slice",), merge_slices),
     Rule("join_split", ("Concat",), join_split),
     Rule("join_slices", ("Concat",), join_slices),
     Rule("take_part", ("Slice",), take_part),
+    Rule("take_parts", ("Split",), take_parts),
 )
 """In the order in which they are tried."""

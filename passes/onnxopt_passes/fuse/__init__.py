@@ -34,6 +34,7 @@ from onnxopt_passes.fuse import (
     multi_head,
     norm_order,
     opset,
+    piecewise,
     powers,
     residual_gate,
     residual_sum,
@@ -50,6 +51,7 @@ from onnxopt_passes.fuse import (
     transpose_gemm,
     tune,
     unroll,
+    zero_state,
 )
 from onnxopt_passes.fuse.conv_affine import fuse_conv_affine
 from onnxopt_passes.fuse.conv_bn import fuse_conv_bn
@@ -78,8 +80,9 @@ RULES: tuple[Rule, ...] = (
     *clip_min_max.RULES,
     *hard_swish.RULES,
     *silu_gelu.RULES,
-    *soft.RULES,
+    *piecewise.RULES,
     Rule("zero_bias", ("Conv", "ConvTranspose", "Gemm"), fuse_zero_bias),
+    *zero_state.RULES,
     Rule("conv_bn", ("BatchNormalization",), fuse_conv_bn),
     Rule("conv_affine", ("Mul", "Div", "Add", "Sub"), fuse_conv_affine),
     Rule("pad_conv", ("Pad",), fuse_pad_conv),
@@ -124,6 +127,7 @@ class Fuse(Pass):
 
     name: ClassVar[str] = "fuse"
     requires: ClassVar[tuple[str, ...]] = ("clean",)
+    followed: ClassVar[tuple[str, ...]] = ("clean",)
 
     timed: bool = True
     opset: int = 0

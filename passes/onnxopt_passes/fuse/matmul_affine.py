@@ -2,7 +2,9 @@
 
 MatMul(x, W) * k            MatMul(x, W * k)
 (MatMul(x, W) + b) * k      MatMul(x, W * k) + b * k
-BatchNormalization(MatMul(x, W) [+ b])      MatMul(x, W * k) + (b * k + d)      of two axes
+MatMul(x, W) - b            MatMul(x, W) + (-b)
+BatchNormalization(MatMul(x, W) [+ b])      MatMul(x, W * k) + (b * k + d)      of two axes, also of
+                                                                                rows put together
 
 k is one value, or one a column; a division is a product with 1 / k. W has two axes; W and b are
 constants, and nobody else reads what is in between. A MatMul stays a MatMul and its bias an Add:
@@ -20,6 +22,7 @@ from onnxopt import match, shapes
 from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import layer as layers
+from onnxopt_passes.fuse import scalars
 from onnxopt_passes.fuse.conv_bn import parameters
 from onnxopt_passes.fuse.term import read
 
@@ -104,32 +107,69 @@ def fuse_matmul_affine(graph: gs.Graph, node: gs.Node) -> bool:
     return True
 
 
+def add_to_matmul(graph: gs.Graph, sub: gs.Node) -> bool:
+    """Write what is taken off a MatMul as a bias."""
+    node = match.sole(graph, sub.inputs[0], "MatMul")
+    values = match.constant(sub.inputs[1])
+    weight = None if node is None else match.constant(node.inputs[1])
+    if node is None or weight is None or values is None or weight.ndim != 2 or graph.opset < 7:
+        return False
+    if values.ndim > 1 or values.size not in (1, weight.shape[1]) or values.dtype.kind != "f":
+        return False
+    if not scalars.spare(sub.inputs[1]) or match.quantized(node.inputs[0], sub.outputs[0]):
+        return False
+
+    sub.op = "Add"
+    sub.inputs = [sub.inputs[0], ir.Constant(f"{sub.outputs[0].name}.bias", -values)]
+    return True
+
+
 def fuse_matmul_bn(graph: gs.Graph, bn: gs.Node) -> bool:
-    """Fold an inference-mode BatchNormalization into a MatMul of two axes, and its bias."""
-    product = _product(graph, bn.inputs[0])
-    if product is None or graph.opset < 7 or len(shapes.dims(bn.inputs[0]) or ()) != 2:
+    """Fold an inference-mode BatchNormalization of two axes into a MatMul, and its bias."""
+    source = bn.inputs[0]
+    if graph.opset < 7 or len(shapes.dims(source) or ()) != 2:
+        return False
+    flat = match.sole(graph, source, "Reshape", "Flatten")
+    product = _product(graph, source if flat is None else flat.inputs[0])
+    if product is None or (flat is not None and not _keeps_columns(flat, product.columns)):
         return False
     found = parameters(graph, bn)
     if found is None or found[2] != product.weight.dtype or len(found[0]) != product.columns:
         return False
     k, d, _ = found
     out = bn.outputs[0]
-    if match.quantized(bn.inputs[0], out):
+    if match.quantized(source, out):
         return False
     weight = _scaled(graph, product, k, out.name)
     bias = _bias(product, k, d, out.name)
     if weight is None or bias is None:
         return False
 
-    adder = product.adder or bn
+    match.remove(bn)
     product.node.inputs = [product.node.inputs[0], weight]
-    if adder is not bn:
-        match.remove(bn)
-    adder.op = "Add"
-    adder.attrs.clear()
-    adder.inputs = [product.node.outputs[0], bias]
-    adder.outputs = [out]
+    adder = product.adder
+    if adder is None:
+        adder = _added(graph, product.node, bias, flat)
+    else:
+        adder.inputs = [t if i != product.place else bias for i, t in enumerate(adder.inputs)]
+    (adder if flat is None else flat).outputs = [out]
     return True
+
+
+def _added(graph: gs.Graph, node: gs.Node, bias: gs.Constant, flat: gs.Node | None) -> gs.Node:
+    """Put an Add of a bias between a MatMul and what reads it."""
+    product = node.outputs[0]
+    total = ir.Variable(f"{product.name}.biased")
+    shapes.note(total, shapes.dtype(product), shapes.dims(product))
+    if flat is not None:
+        flat.inputs = [total, *flat.inputs[1:]]
+    return match.insert(graph, ir.Node("Add", total.name, {}, [product, bias], [total]))
+
+
+def _keeps_columns(flat: gs.Node, columns: int) -> bool:
+    """Whether a Reshape to two axes leaves the last axis, which has so many columns."""
+    before, after = shapes.dims(flat.inputs[0]), shapes.dims(flat.outputs[0])
+    return bool(before and after and before[-1] == after[-1] == columns)
 
 
 def _scaled(graph: gs.Graph, product: Product, k: np.ndarray, name: str) -> gs.Constant | None:
@@ -150,6 +190,7 @@ def _bias(product: Product, k: np.ndarray, d: np.ndarray, name: str) -> gs.Const
 
 RULES: tuple[Rule, ...] = (
     Rule("matmul_affine", ("Mul", "Div"), fuse_matmul_affine),
+    Rule("matmul_sub", ("Sub",), add_to_matmul),
     Rule("matmul_bn", ("BatchNormalization",), fuse_matmul_bn),
 )
 """In the order in which they are tried."""

@@ -1,10 +1,11 @@
 """The model in a newer opset, where that is safe; ops of that opset are then open to the rules.
 
 onnx's version converter says what becomes of each node. Only nodes that it had to change are taken
-over: the others keep their names, doc strings and metadata. Inputs and outputs stay as they are.
+over, in bodies too: the others keep their names, doc strings and metadata. Inputs and outputs stay
+as they are.
 
-Left as they are, with the reason: models with bodies or functions, which the converter does not
-enter, and those with an op that it cannot convert.
+Left as they are, with the reason: models with functions of their own, which the converter drops,
+and those with an op that it cannot convert.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from onnxopt import match
 from onnxopt.model import Exported, Model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from onnxopt.base import Context
 
 
@@ -64,10 +63,7 @@ def _obstacle(proto: onnx.ModelProto, version: int) -> str:
     if version > newest:
         return f"this onnx knows opsets up to {newest}"
     if proto.functions:
-        return "it has functions of its own, which the converter does not enter"
-    kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
-    if any(a.type in kinds for node in proto.graph.node for a in node.attribute):
-        return "it has If, Loop or Scan bodies, which the converter does not enter"
+        return "it has functions of its own, which the converter drops"
     return ""
 
 
@@ -79,19 +75,8 @@ def _merged(source: onnx.ModelProto, converted: onnx.ModelProto, version: int) -
     """
     merged = onnx.ModelProto()
     merged.CopyFrom(source)
-    known = {_outputs(node): node for node in source.graph.node}
-    del merged.graph.node[:]
-    for node in converted.graph.node:
-        old = known.get(_outputs(node))
-        if old is not None and _same(old, node):
-            merged.graph.node.append(old)
-        elif old is None and node.op_type == "Constant" and node.attribute[0].name == "value":
-            merged.graph.initializer.append(node.attribute[0].t)
-            merged.graph.initializer[-1].name = node.output[0]
-        else:
-            merged.graph.node.append(node)
-    names = list(_defined(merged.graph))
-    if len(set(names)) < len(names):
+    _merge(merged.graph, converted.graph)
+    if not _distinct(merged.graph, frozenset()):
         raise ValueError("two tensors have one name")
     for entry in merged.opset_import:
         if entry.domain in match.STANDARD:
@@ -99,23 +84,53 @@ def _merged(source: onnx.ModelProto, converted: onnx.ModelProto, version: int) -
     return merged
 
 
+def _merge(graph: onnx.GraphProto, converted: onnx.GraphProto) -> None:
+    """Take the nodes that the converter changed over into a graph, and into the bodies in it."""
+    known = {_outputs(node): node for node in graph.node}
+    nodes: list[onnx.NodeProto] = []
+    for node in converted.node:
+        old = known.get(_outputs(node))
+        if old is not None and _same(old, node):
+            bodies = {a.name: a.g for a in node.attribute if a.HasField("g")}
+            for attribute in old.attribute:
+                if attribute.HasField("g"):
+                    _merge(attribute.g, bodies[attribute.name])
+            nodes.append(old)
+        elif old is None and node.op_type == "Constant" and node.attribute[0].name == "value":
+            graph.initializer.append(node.attribute[0].t)
+            graph.initializer[-1].name = node.output[0]
+        else:
+            nodes.append(node)
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
 def _outputs(node: onnx.NodeProto) -> tuple[str, ...]:
     return tuple(node.output)
 
 
 def _same(one: onnx.NodeProto, other: onnx.NodeProto) -> bool:
-    """Whether two nodes compute the same; absent inputs at the end do not count."""
+    """Whether two nodes compute the same; bodies and absent inputs at the end do not count."""
     ops = [(n.op_type, n.domain if n.domain != "ai.onnx" else "") for n in (one, other)]
     inputs = ["\0".join(n.input).rstrip("\0") for n in (one, other)]
     sides = [
-        sorted(a.SerializeToString(deterministic=True) for a in n.attribute) for n in (one, other)
+        sorted(
+            a.name.encode() if a.HasField("g") else a.SerializeToString(deterministic=True)
+            for a in n.attribute
+        )
+        for n in (one, other)
     ]
     return ops[0] == ops[1] and inputs[0] == inputs[1] and sides[0] == sides[1]
 
 
-def _defined(graph: onnx.GraphProto) -> Iterator[str]:
-    """Yield the name of each tensor as often as it is defined."""
+def _distinct(graph: onnx.GraphProto, outer: frozenset[str]) -> bool:
+    """Whether no tensor of a graph has the name of another, or of one in the graphs around it."""
     declared = {v.name for v in graph.input}
-    yield from declared
-    yield from (t.name for t in graph.initializer if t.name not in declared)
-    yield from (name for node in graph.node for name in node.output if name)
+    names = [*declared, *(t.name for t in graph.initializer if t.name not in declared)]
+    names += [name for node in graph.node for name in node.output if name]
+    own = frozenset(names)
+    if len(own) < len(names) or own & outer:
+        return False
+    bodies = (a.g for node in graph.node for a in node.attribute if a.HasField("g"))
+    return all(_distinct(body, own | outer) for body in bodies)

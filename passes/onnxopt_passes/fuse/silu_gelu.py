@@ -10,9 +10,9 @@ which wants a Pow there that other runtimes may run slower:
 0.5 * (x * (1 + erf(x / sqrt 2)))
 (x * 0.5) * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3)))
 
-In which order, and merged in which way, the arithmetic comes does not matter: the argument of erf
-or tanh is compared as a polynomial in x, and the product around by its factors. The types are
-float16 and float32, since onnxruntime has no Erf of float64.
+1 - f(-y) is 1 + f(y), for both. In which order, and merged in which way, the arithmetic comes does
+not matter: the argument of erf or tanh is compared as a polynomial in x, and the product around by
+its factors. The types are float16 and float32, since onnxruntime has no Erf of float64.
 
 x * sigmoid(x) and x * sigmoid(1.702 * x) have nothing to gain: onnxruntime fuses them as they are,
 and the Swish of opset 24 it does not.
@@ -97,13 +97,14 @@ def order_erf_gelu(graph: gs.Graph, erf: gs.Node) -> bool:
     if dtype != np.float32:
         return match.miss("it is not float32")
     divided = match.is_op(argument, "Div") and argument.inputs[0] is x  # type: ignore[union-attr]
-    if divided and found.fused:
+    if divided and found.fused and match.is_op(match.producer(found.one), "Add"):
         return False
 
     name = found.last.outputs[0].name
     root = scalars.constant(f"{name}.root", math.sqrt(2), dtype)
     old = erf.inputs[0]
     erf.inputs = [scalars.step(graph, "Div", f"{name}.argument", x, x, root)]
+    _add_one(found)
     scalars.discard(graph, old)
     product = scalars.step(graph, "Mul", f"{name}.product", x, x, found.one)
     half = scalars.constant(f"{name}.half", 0.5, dtype)
@@ -137,6 +138,7 @@ def order_tanh_gelu(graph: gs.Graph, tanh: gs.Node) -> bool:
     root = scalars.constant(f"{name}.root", ROOT, dtype)
     old = tanh.inputs[0]
     tanh.inputs = [scalars.step(graph, "Mul", f"{name}.argument", x, total, root)]
+    _add_one(found)
     scalars.discard(graph, old)
     half = scalars.constant(f"{name}.half", 0.5, dtype)
     halved = scalars.step(graph, "Mul", f"{name}.halved", x, x, half)
@@ -148,9 +150,8 @@ def _gelu(graph: gs.Graph, node: gs.Node) -> Product | None:
     """Return the product around an Erf or Tanh if all of it is a GELU."""
     if graph.opset < scalars.BROADCASTS:
         return None
-    add = match.sole_reader(graph, node.outputs[0], "Add")
-    one = scalars.shifted(add)
-    if add is None or one is None or one[1] != 1:
+    add = match.sole_reader(graph, node.outputs[0], "Add", "Sub")
+    if add is None or not _one_more(add, node.outputs[0]):
         return None
     found = _product(graph, add.outputs[0])
     if found is None or scalars.kind(found.x, add.outputs[0]) not in scalars.SINGLE:
@@ -159,13 +160,27 @@ def _gelu(graph: gs.Graph, node: gs.Node) -> Product | None:
     argument = _polynomial(graph, node.inputs[0], found.x, DEPTH)
     if argument is None or len(argument) > DEGREE + 1:
         return None
-    want = ARGUMENT[node.op]
+    want = ARGUMENT[node.op] if add.op == "Add" else -ARGUMENT[node.op]
     if not all(_near(c, w, dtype) for c, w in zip(argument, want, strict=True)):
         return None
     if match.quantized(found.x, found.last.outputs[0]):
         match.miss("it stands between a DequantizeLinear and a QuantizeLinear")
         return None
     return found
+
+
+def _add_one(found: Product) -> None:
+    """Make 1 + f of 1 - f, where f has got the argument of the other sign."""
+    for node in found.one.inputs:
+        node.op = "Add"
+
+
+def _one_more(node: gs.Node, tensor: gs.Tensor) -> bool:
+    """Whether a node is 1 + f, or 1 - f, of a tensor f."""
+    left, right = node.inputs
+    if node.op == "Add" and left is tensor:
+        left, right = right, left
+    return right is tensor and scalars.number(left, right) == 1
 
 
 def _near(value: float, target: float, dtype: np.dtype) -> bool:

@@ -13,6 +13,7 @@ looked for that keeps the score.
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,13 +21,14 @@ import numpy as np
 
 from onnxopt import cost, verdicts
 from onnxopt.errors import PassError
-from onnxopt.runtime import CannotRun, Session, Settings, interleave
+from onnxopt.runtime import CannotRun, Session, interleave
 from onnxopt_passes.prune import search
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from onnxopt.model import Exported, Model
+    from onnxopt.runtime import Timing
     from onnxopt.samples import Samples
     from onnxopt_passes.prune.judge import Judge, Judgement
     from onnxopt_passes.prune.least_squares import Fit
@@ -56,6 +58,12 @@ SECONDS = 1.0
 
 SURE = 4.0
 """The same for widths that were found: of many short timings the lucky ones seem to keep within."""
+
+ROUNDS = 2000
+"""Runs of a model in that time, at most."""
+
+NOISE = 1.08
+"""How far above the share of the least times that of the medians counts."""
 
 RETRIES = 3
 """How often widths are looked for anew that a longer timing found too slow."""
@@ -226,13 +234,12 @@ class Budget:
         """Return the time of a cut model as a share of the source's; measured once on a machine."""
         sizes = {name: np.shape(value) for name, value in feed.items()}
         models = _digest(source), _digest(cut)
-        key = verdicts.key("share of time", *models, self.shop.threads, sizes, seconds)
+        key = verdicts.key("share of time", *models, self.shop.settings.threads, sizes, seconds)
         known = verdicts.recall(key)
         if known is None:
-            settings = Settings(optimize=True, threads=self.shop.threads)
-            sessions = [Session(m, settings) for m in (source, cut)]
-            old, new = interleave(sessions, feed, seconds)
-            known = new.minimum / old.minimum
+            sessions = [Session(m, self.shop.settings) for m in (source, cut)]
+            clock = time.thread_time if self.shop.settings.threads == 1 else time.perf_counter
+            known = _share(*interleave(sessions, feed, seconds, ROUNDS, clock))
             verdicts.remember(key, known)
         return float(known)
 
@@ -243,6 +250,15 @@ class Budget:
         if not counts.macs:
             raise PassError("the MACs of this model cannot be counted; give params= or ratio=")
         return float(counts.macs)
+
+
+def _share(source: Timing, cut: Timing) -> float:
+    """Return the time of a cut as a share, by the median where that is more than by the least.
+
+    A median far above the least is other work on the machine, and counts as `NOISE` above it.
+    """
+    least, median = cut.minimum / source.minimum, cut.median / source.median
+    return max(least, min(median, NOISE * least))
 
 
 def _digest(exported: Exported) -> str:

@@ -67,6 +67,11 @@ class Certifier:
         feeds: Inputs; those that the model does not run on are left out.
         settings: Threads and custom ops; the graph is always run as it is written.
         observed: Lengths of axes that runs have shown.
+
+    Attributes:
+        model: The model.
+        observed: The lengths.
+        feeds: The inputs that it runs on.
     """
 
     def __init__(
@@ -76,9 +81,13 @@ class Certifier:
         settings: Settings,
         observed: Lengths | None = None,
     ) -> None:
-        self._model, self._settings, self._observed = model, settings, observed
+        self.model, self.observed, self._settings = model, observed or {}, settings
         session = Session(model.export(), settings)
         self.feeds = [feed for feed in feeds if _runs(session, feed)]
+
+    def of(self, model: Model) -> Certifier:
+        """Return what certifies cuts of another model on the same inputs."""
+        return Certifier(model, self.feeds, self._settings, self.observed)
 
     def certify(self, keep: Keep) -> tuple[dict[str, np.ndarray], Certificate]:
         """Return the part of a choice that is proven, and how well.
@@ -116,19 +125,26 @@ class Certifier:
 
     def _compare(self, keep: Keep) -> tuple[str | None, float, float]:
         """Return what is wrong with a choice, the largest difference, and the largest drift."""
-        zeroed, sliced = self._model.clone(), self._model.clone()
-        mask(analyse(zeroed, observed=self._observed), keep)
-        cut(analyse(sliced, observed=self._observed), keep)
-        reference = zeroed.export()
+        zeroed, sliced = self.model.clone(), self.model.clone()
+        mask(analyse(zeroed, observed=self.observed), keep)
+        cut(analyse(sliced, observed=self.observed), keep)
+        return self._difference(zeroed.export(), sliced.export())
+
+    def differs(self, model: Model) -> str | None:
+        """Return how another model differs from the uncut one; None where only by rounding."""
+        return self._difference(self.model.export(), model.export())[0]
+
+    def _difference(self, reference: Exported, other: Exported) -> tuple[str | None, float, float]:
+        """Return what is wrong with a model, and how far it is from a reference."""
         try:
             wanted = self._outputs(reference, self._settings)
-            found = self._outputs(sliced.export(), self._settings)
+            found = self._outputs(other, self._settings)
             tolerance = Tolerance()
             deployed = Settings(True, self._settings.threads, self._settings.custom_ops)
             for a, b in zip(wanted, self._outputs(reference, deployed), strict=True):
                 tolerance.learn(a, b)
         except CannotRun as e:
-            return f"the cut model does not run: {e}", np.inf, np.inf
+            return f"it does not run: {e}", np.inf, np.inf
         difference = drift = 0.0
         for want, got in zip(wanted, found, strict=True):
             worst, wrong = tolerance.breach(want, got)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxopt import match
+from onnxopt.ahead import ahead
 from onnxopt.model.layout import in_order
-from onnxopt.runtime import Settings
 from onnxopt.statistics.dependence import Dependence
 from onnxopt.statistics.grams import Moments, merged
-from onnxopt.statistics.stages import Stages
+from onnxopt.statistics.stages import DEPLOYED, Stages
 from onnxopt_passes.prune.clamped import Rows, after, refine, spacing
 from onnxopt_passes.prune.collect import held, rows_a_sample
 from onnxopt_passes.prune.least_squares import Fit, refit
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from onnxopt.model import Model
+    from onnxopt.runtime import Settings
     from onnxopt.statistics.layer import Linear
     from onnxopt_passes.prune.clamped import Clamp
 
@@ -100,7 +101,7 @@ def compensate(
     feeds: Callable[[], Iterable[Mapping[str, Any]]],
     count: int,
     seed: int = 0,
-    threads: int = 1,
+    settings: Settings = DEPLOYED,
 ) -> dict[str, Fit]:
     """Fit layers of a cut model in place, each to what the uncut model computes there.
 
@@ -111,7 +112,7 @@ def compensate(
         feeds: Starts a pass over the samples' inputs.
         count: How many samples there are.
         seed: Draws the rows.
-        threads: Threads of onnxruntime.
+        settings: How models are loaded.
 
     Returns:
         The fit of each layer by its name; one that was refused has no `ridge`.
@@ -121,7 +122,6 @@ def compensate(
     """
     twins = [twin for twin in twins if twin.student.shape[2] <= LARGEST]
     stages = _schedule(student.graph, twins)
-    settings = Settings(optimize=True, threads=threads)
     ours = Stages(
         student,
         [[t for twin, target in stage for t in _read(twin, target)] for stage in stages],
@@ -134,10 +134,11 @@ def compensate(
     fits: dict[str, Fit] = {}
     for number, stage in enumerate(stages):
         collectors = [
-            _Collector(twin, target, count, (seed, number, i), len(stage), threads)
+            _Collector(twin, target, count, (seed, number, i), len(stage), settings.threads)
             for i, (twin, target) in enumerate(stage)
         ]
-        for sample, (mine, wanted) in enumerate(zip(ours.run(), theirs.run(), strict=True)):
+        values_of = zip(ahead(ours.run()), ahead(theirs.run()), strict=True)
+        for sample, (mine, wanted) in enumerate(values_of):
             values = iter(mine)
             for collector, y in zip(collectors, wanted, strict=True):
                 collector.add(sample, values, y)

@@ -12,14 +12,14 @@ from onnxopt_passes.prune import axes, branch, positions
 from onnxopt_passes.prune.soft import restate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import onnx_graphsurgeon as gs
 
     from onnxopt_passes.prune.analysis import Analysis
     from onnxopt_passes.prune.axes import Var
     from onnxopt_passes.prune.groups import Member
-    from onnxopt_passes.prune.sheet import Indices, Number
+    from onnxopt_passes.prune.sheet import Indices, Number, Sheet
 
     Keep = Mapping[str, np.ndarray]
     """By the name of a group, a boolean an index: whether it stays."""
@@ -44,6 +44,7 @@ def cut(analysis: Analysis, keep: Keep) -> None:
         for number in analysis.sheet.numbers.values()
         if (value := _new_number(number, chosen)) is not None
     ]
+    _spell_out(analysis.sheet, (number for number, _ in numbers))
     indices = [(item, _new_indices(item, chosen)) for item in analysis.sheet.indices]
     for tensor, found in analysis.sheet.tensors():
         if any(var in chosen for axis in found for var in axes.leaves(axis)):
@@ -80,6 +81,21 @@ def _new_number(number: Number, chosen: Mapping[Var, np.ndarray]) -> int | None:
     if number.copied is not None:
         return None if width == positions.width(number.copied, chosen) else width
     return None if width == axes.size(number.axis) else width
+
+
+def _spell_out(sheet: Sheet, numbers: Iterable[Number]) -> None:
+    """Write down the sizes of Splits into equal parts, before some of the parts shrink."""
+    for node in {id(n.node): n.node for n in numbers if match.is_op(n.node, "Split")}.values():
+        if "split" in node.attrs or match.given(node, 1):
+            continue
+        node.attrs.pop("num_outputs", None)
+        own = [n for n in sheet.numbers.values() if n.node is node]
+        sizes = [axes.size(number.axis) or 0 for number in own]
+        if own[0].slot == 1:
+            name = f"{node.outputs[0].name}_sizes"
+            node.inputs = [node.inputs[0], ir.Constant(name, np.array(sizes, np.int64))]
+        else:
+            node.attrs["split"] = sizes
 
 
 def _new_indices(item: Indices, chosen: Mapping[Var, np.ndarray]) -> np.ndarray | None:

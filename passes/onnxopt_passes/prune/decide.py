@@ -76,6 +76,7 @@ def decide(
     ctx: Context,
     wish: Wish,
     rankings: Mapping[str, Ranking] | None = None,
+    sorted_ones: Mapping[str, Ranking] | None = None,
 ) -> Decision:
     """Return the best cut of a model.
 
@@ -86,6 +87,7 @@ def decide(
         ctx: Samples, seed, threads and metric are taken from it.
         wish: How much to cut.
         rankings: Orders and curves by another criterion; None for OBS on the samples.
+        sorted_ones: Those of groups that no layer reads and OBS cannot rank.
 
     Raises:
         SamplesError: There are too few samples.
@@ -102,6 +104,7 @@ def decide(
     if rankings is None:
         found = {g.name: ranking(g, reads, wish.least) for g in groups}
         rankings = {name: r for name, r in found.items() if r is not None}
+        rankings = {**rankings, **(sorted_ones or {})}
     offered = _Offer(layers, wish, ctx.threads)
     place = search.space(
         groups,
@@ -112,7 +115,7 @@ def decide(
             *(search.parameters(reads) if wish.kind == "params" else search.multiplications(reads)),
         ),
     )
-    shop = Workshop(source, groups, reads, cut, ctx.seed, ctx.threads)
+    shop = Workshop(source, groups, reads, cut, ctx.seed, settings)
     judge = Judge(source, thinned(aside, MOST_ASIDE).feeds(), ctx.metric, settings)
     result = Budget(shop, place, judge, samples, wish.kind, wish.value).run()
     return Decision(result, place, tuple(g.name for g in groups if g.name not in rankings))

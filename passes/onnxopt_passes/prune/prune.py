@@ -24,15 +24,15 @@ from onnxopt_passes.prune.cutter import Cutter, stays
 from onnxopt_passes.prune.decide import LEAST_SAMPLES, Wish, decide
 from onnxopt_passes.prune.obs import Ranking
 from onnxopt_passes.prune.observe import drawn, observe
+from onnxopt_passes.prune.recast import Recast, prepared
 from onnxopt_passes.prune.seen import Seen
 from onnxopt_passes.prune.survey import survey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from onnxopt.base import Context
     from onnxopt.model import Model
     from onnxopt_passes.prune.groups import Group
+    from onnxopt_passes.prune.plan import Plan
 
 BUDGETS = ("ratio", "macs", "params", "latency")
 
@@ -115,9 +115,10 @@ class Prune(Pass):
         certifier = Certifier(source, feeds, _settings(ctx), observed)
         chosen = Chosen({}, source)
         if allowed and certifier.feeds:
-            chosen = self._proven(source, allowed, certifier, Cutter(observed), ctx, planned)
+            recast = prepared(certifier, allowed, ctx, planned, self._by_samples(ctx))
+            chosen = self._proven(recast, allowed, certifier.of(recast.model), ctx, planned)
             if file is not None and planned is None:
-                plan.write(file, allowed, chosen.keeps)
+                plan.write(file, allowed, chosen.keeps, recast.orders, recast.turned)
         elif allowed:
             ctx.notes.append("prune: the model runs on no inputs that were tried; nothing is cut")
         for group in allowed:
@@ -145,14 +146,18 @@ class Prune(Pass):
             ctx.untouched[group.name] = reason
         return reason is None
 
+    def _by_samples(self, ctx: Context) -> bool:
+        """Whether what is cut is chosen, and made up for, on samples."""
+        few = ctx.calibration is None or ctx.calibration.count() < LEAST_SAMPLES
+        return self.criterion == "obs" and self.compensate == "ls" and not few
+
     def _proven(
         self,
-        source: Model,
+        recast: Recast,
         groups: list[Group],
         certifier: Certifier,
-        cutter: Cutter,
         ctx: Context,
-        planned: Mapping[str, np.ndarray] | None,
+        planned: Plan | None,
     ) -> Chosen:
         """Choose, cut and certify; groups that the certificate refuses are left whole.
 
@@ -162,7 +167,7 @@ class Prune(Pass):
         guilty = dict(certifier.certify(halves)[1].guilty)
         while True:
             left = [g for g in groups if g.name not in guilty]
-            chosen = self._chosen(source, left, cutter, ctx, planned)
+            chosen = self._chosen(recast, left, Cutter(certifier.observed), ctx, planned)
             masks = {
                 g.name: stays(g.size, chosen.keeps[g.name]) for g in left if g.name in chosen.keeps
             }
@@ -174,6 +179,7 @@ class Prune(Pass):
             ctx.untouched[name] = f"the certificate does not hold: {why}"
         ctx.evidence["certificate"] = {**certificate.facts(), "frozen": dict(guilty)}
         ctx.evidence.update(chosen.evidence(left))
+        ctx.evidence["recast"] = recast.facts()
         soft = [g.name for g in left if g.soft is not None and g.name in chosen.keeps]
         if soft:
             ctx.notes.append(
@@ -184,26 +190,26 @@ class Prune(Pass):
 
     def _chosen(
         self,
-        source: Model,
+        recast: Recast,
         groups: list[Group],
         cutter: Cutter,
         ctx: Context,
-        planned: Mapping[str, np.ndarray] | None,
+        planned: Plan | None,
     ) -> Chosen:
         """Return a cut, as it was planned or as it is found best."""
         if planned is None:
-            return self._decided(source, groups, cutter, ctx)
+            return self._decided(recast, groups, cutter, ctx)
         sizes = {g.name: g.size for g in groups}
-        keeps = {n: k for n, k in planned.items() if len(k) < sizes.get(n, 0)}
-        return Chosen(keeps, cutter(source, keeps))
+        keeps = {n: k for n, k in planned.keeps.items() if len(k) < sizes.get(n, 0)}
+        return Chosen(keeps, cutter(recast.model, keeps))
 
-    def _decided(self, source: Model, groups: list[Group], cutter: Cutter, ctx: Context) -> Chosen:
-        few = ctx.calibration is None or ctx.calibration.count() < LEAST_SAMPLES
-        rankings = None
-        if self.criterion != "obs" or self.compensate == "none" or few:
+    def _decided(self, recast: Recast, groups: list[Group], cutter: Cutter, ctx: Context) -> Chosen:
+        source, rankings = recast.model, None
+        if not self._by_samples(ctx):
             criterion = "l2" if self.criterion == "obs" else self.criterion
             rankings = self._ranked(criterion, source, groups, ctx)
         kind, value = self._budget(ctx)
+        few = ctx.calibration is None or ctx.calibration.count() < LEAST_SAMPLES
         if rankings is not None and (self.compensate == "none" or few):
             ctx.notes.append("prune: no layer is fitted anew to calibration samples")
             groups = [g for g in groups if g.name in rankings]
@@ -215,7 +221,7 @@ class Prune(Pass):
             lost = {name: float(rankings[name].errors[n]) for name, n in gone.items()}
             return Chosen(keeps, cutter(source, keeps), scores=lost)
         wish = Wish(kind, value, self.align == "measured", self.min_channels)
-        decision = decide(source, groups, cutter, ctx, wish, rankings)
+        decision = decide(source, groups, cutter, ctx, wish, rankings, recast.rankings)
         for name in decision.unranked:
             ctx.untouched[name] = "no layer with samples reads it"
         if decision.result.why:

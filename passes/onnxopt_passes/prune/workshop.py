@@ -10,6 +10,7 @@ import numpy as np
 from onnxopt.model import ir
 from onnxopt.statistics import linear
 from onnxopt.statistics.dependence import Dependence
+from onnxopt.statistics.stages import DEPLOYED
 from onnxopt_passes.prune import branch
 from onnxopt_passes.prune.compensate import compensate, twins
 from onnxopt_passes.prune.consumers import absorb_cut
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from onnxopt.model import Model
+    from onnxopt.runtime import Settings
     from onnxopt.statistics.layer import Linear
     from onnxopt_passes.prune.collect import Read
     from onnxopt_passes.prune.groups import Group
@@ -47,7 +49,7 @@ class Workshop:
             by the name of a group which indices do, ascending; groups without an entry stay whole.
             Names of nodes and of weights do not change.
         seed: Draws rows.
-        threads: Threads of onnxruntime.
+        settings: How models are loaded.
     """
 
     source: Model
@@ -55,7 +57,7 @@ class Workshop:
     reads: Mapping[str, Read]
     cut: Callable[[Model, Mapping[str, np.ndarray]], Model]
     seed: int = 0
-    threads: int = 1
+    settings: Settings = DEPLOYED
     _layers: dict[str, Linear] = field(default_factory=dict)
     _made: dict[str, _Made] = field(default_factory=dict)
 
@@ -139,4 +141,4 @@ class Workshop:
             for twin in twins(list(self._layers.values()), ours, kept)
             if id(twin.student.node) in cut or dependence.of(twin.student.source)
         ]
-        return compensate(self.source, student, changed, feeds, count, self.seed, self.threads)
+        return compensate(self.source, student, changed, feeds, count, self.seed, self.settings)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from onnxopt import deployed
 from onnxopt.runtime import Settings
-from onnxopt_passes.quant import units
+from onnxopt_passes.quant import gating, units
 from onnxopt_passes.quant.cut import Times
 
 if TYPE_CHECKING:
@@ -105,11 +105,11 @@ def times(
         CannotRun: onnxruntime refuses a model.
     """
     settings = Settings(True, threads)
-    before = deployed.times(floats, settings, feed)
-    after = deployed.times(integers, settings, feed)
+    before, after = deployed.times([floats, integers], settings, feed)
     names = {}
     for unit in found:
-        names.update(dict.fromkeys((unit.name, unit.output.name), unit.name))
+        gate = f"{unit.name}{gating.SUFFIX}"
+        names.update(dict.fromkeys((unit.name, unit.output.name, gate), unit.name))
     slow, quick = _summed(before, names), _summed(after, names)
     for unit in found:
         if unit.moves:

@@ -14,15 +14,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from onnxopt import rewrite, runtime, shapes
-from onnxopt.margins import CAUTION
+import numpy as np
+
+from onnxopt import rewrite, shapes
 from onnxopt.model import Model
-from onnxopt.runtime import Session, Settings
+from onnxopt.runtime import Settings
 from onnxopt.statistics import ranges
 from onnxopt_passes.quant import (
     audit,
     cut,
     equalize,
+    holding,
+    placing,
     recovery,
     saturation,
     sensitivity,
@@ -35,9 +38,7 @@ from onnxopt_passes.quant.scheme import GRIDS
 from onnxopt_passes.quant.static import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    import numpy as np
+    from collections.abc import Collection, Mapping
 
     from onnxopt.base import Context
     from onnxopt.model import Exported
@@ -53,9 +54,6 @@ ROUNDS = 4
 
 PRODUCTS = ("MatMul", "Gemm")
 """Units that hybrid leaves to dynamic quantization."""
-
-SECONDS = 1.0
-"""Time spent on the last comparison."""
 
 
 class Converter:
@@ -150,7 +148,7 @@ class Converter:
         if chosen:
             shapes.infer(model)
             with rewrite.editing(model):
-                static.place(model, chosen, recipe or self.recipe)
+                placing.place(model, chosen, recipe or self.recipe)
         return model.export()
 
     def _calibrate(self, compare: bool) -> None:
@@ -268,25 +266,18 @@ class Converter:
             return sensitivity.drop_worst(kept, shares, price)
         times = self.times
         saved = sum(times.floats.get(n, 0.0) - t for n, t in times.integers.items())
-        penalty = {name: price * max(saved, 1.0) * share for name, share in shares.items()}
-        return cut.cheapest([u for u in self.found if u.name in kept], times, penalty)
+        penalty = {name: price * max(saved, 1.0) * shares.get(name, 0.0) for name in kept}
+        penalty |= {u.name: np.inf for u in self.found if u.name not in kept}
+        return cut.cheapest(self.found, times, penalty)
 
     def _hold(self) -> None:
         """Give units back to float until the metric holds on the trying part."""
-        kept, self.plan.noise = sensitivity.hold(
+        kept, self.plan.noise = holding.hold(
             self.build,
-            [u.name for u in self._chosen()],
+            self._chosen(),
             self.trial,
-            CAUTION * self.ctx.max_drop,
+            self.ctx,
             self._recut,
+            timed=self.times is not None,
         )
         self.plan.leave(self.plan.chosen - kept, "it costs too much accuracy")
-
-
-def faster(before: Exported, after: Exported, trial: Trial, ctx: Context) -> tuple[bool, str]:
-    """Time two models in turn; return whether the second is faster, and both times in words."""
-    settings = Settings(True, ctx.threads, ctx.custom_ops)
-    sessions: Sequence[Session] = [Session(m, settings) for m in (before, after)]
-    old, new = runtime.interleave(sessions, trial.feed, SECONDS)
-    words = f"{1e3 * old.median:.3g} ms in float, {1e3 * new.median:.3g} ms in integers"
-    return new.median < old.median and new.minimum < old.minimum, words

@@ -5,6 +5,8 @@
             + t_dequantize of each integer tensor that somebody reads in float
             + penalty of units in integers
 
+            + t_unfused of units in float that a maker in integers would have taken along in float
+
 Both border costs are paid once a tensor, whatever the number of readers, which makes the problem a
 minimum cut between `integers` and `float`; it is solved exactly. A region whose borders cost more
 than it gains stays in float as a whole. The penalty buys accuracy: it is the error of a unit times
@@ -34,7 +36,8 @@ class Times:
     """Microseconds.
 
     Attributes:
-        floats: Of units in float; a unit that is missing was fused into its reader.
+        floats: Of units in float; a unit that is missing was fused into another: into the one with
+            a weight that it reads (an activation, a residual sum), else into its reader.
         integers: Of units in integers; one that is missing has no integer kernel.
         borders: Of a border at a tensor, by the tensor's name: quantizing or dequantizing it, and
             changing its layout.
@@ -56,6 +59,7 @@ def cheapest(found: Sequence[Unit], times: Times, penalty: Mapping[str, float]) 
     network = nx.DiGraph()
     network.add_nodes_from((INTEGERS, FLOAT))
     able = [u for u in found if u.name in times.integers]
+    taken = _taken(able, times)
     makers = {id(t): u.name for u in able for t in (u.output, *u.node.outputs)}
     for unit in able:
         floats = times.floats.get(unit.name, 0.0)
@@ -68,11 +72,42 @@ def cheapest(found: Sequence[Unit], times: Times, penalty: Mapping[str, float]) 
         if unit.moves:  # has integers only from a maker that has
             network.add_edge(unit.name, source or FLOAT)
         if unit.name not in times.floats and not unit.moves:
-            for reader in _readers(unit, makers):
-                network.add_edge(unit.name, reader)
-                network.add_edge(reader, unit.name)
+            _tie(network, unit, makers, taken, times)
     _, (inside, _) = nx.minimum_cut(network, INTEGERS, FLOAT)
     return {u.name for u in able if u.name in inside}
+
+
+def _taken(able: Sequence[Unit], times: Times) -> dict[int, str]:
+    """Return the units that float kernels take their readers along with, by the ids of tensors."""
+    found: dict[int, str] = {}
+    for unit in able:
+        if unit.weighted:
+            found[id(unit.output)] = unit.name
+        elif unit.name not in times.floats and not unit.moves:
+            above = next((found[id(t)] for t in unit.inputs if id(t) in found), None)
+            if above is not None:
+                found[id(unit.output)] = above
+    return found
+
+
+def _tie(
+    network: nx.DiGraph,
+    unit: Unit,
+    makers: Mapping[int, str],
+    taken: Mapping[int, str],
+    times: Times,
+) -> None:
+    """Say what it costs to part a unit from the one that it was fused into.
+
+    Its time in float alone is not known; it passes over its tensor like a border.
+    """
+    above = {taken[id(t)] for t in unit.inputs if id(t) in taken}
+    for maker in above:
+        network.add_edge(maker, unit.name, capacity=times.borders.get(unit.output.name, 0.0))
+    if not above:
+        for reader in _readers(unit, makers):
+            network.add_edge(unit.name, reader)
+            network.add_edge(reader, unit.name)
 
 
 def _borders(

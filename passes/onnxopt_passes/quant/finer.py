@@ -48,16 +48,16 @@ def coarse(build: Build, saved: Mapping[str, float], trial: Trial, limit: float)
         trial: What candidates are held to.
         limit: How far the metric may fall.
     """
-    if trial.judge(build(saved)).drop <= limit:
+    if trial.drop(build(saved), limit) <= limit:
         return Coarse(frozenset(saved), True)
-    if trial.judge(build(())).drop > limit:
+    if trial.drop(build(()), limit) > limit:
         return Coarse(frozenset(), False)
     noise = _noises(build, list(saved), trial)
     order = sorted(saved, key=lambda name: (-noise[name] / saved[name], name))
     fails, holds = 0, len(order)
     while holds - fails > 1:
         middle = (fails + holds) // 2
-        if trial.judge(build(order[middle:])).drop <= limit:
+        if trial.drop(build(order[middle:]), limit) <= limit:
             holds = middle
         else:
             fails = middle

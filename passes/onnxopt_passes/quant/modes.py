@@ -12,13 +12,14 @@ from onnxopt.statistics import ranges
 from onnxopt_passes.quant import (
     cpu,
     decide,
+    holding,
     ledger,
     opset,
     plan,
     trial,
     weight_only,
 )
-from onnxopt_passes.quant.converter import Converter, faster
+from onnxopt_passes.quant.converter import Converter
 from onnxopt_passes.quant.dynamic_search import DynamicSearch
 from onnxopt_passes.quant.options import DATA
 from onnxopt_passes.quant.plan import Plan
@@ -166,7 +167,7 @@ class Search:
         words = f"{self.step}: {len(found.chosen)} of {candidates} units"
         if found.chosen and self.q.timed:
             made = self.build(found.chosen)
-            won, times = faster(self.source, made, self.trial, self.ctx)
+            won, times = holding.faster(self.source, made, self.trial, self.ctx)
             words += f", {times}"
             if not won:
                 found.leave(set(found.chosen), f"the whole is not faster: {times}")

@@ -181,7 +181,7 @@ def quantize(values: np.ndarray, params: Params) -> np.ndarray:
     low, high = limits(params)
     integers = np.empty(values.shape, params.grid.dtype)
     for part in _parts(values):
-        steps = np.divide(values[part], scale[part], dtype=np.float64)
+        steps = np.asarray(np.divide(values[part], scale[part], dtype=np.float64))
         np.rint(steps, out=steps)
         steps += zero[part]
         integers[part] = np.clip(steps, low, high, out=steps).astype(params.grid.dtype)

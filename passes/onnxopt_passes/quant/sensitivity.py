@@ -1,55 +1,79 @@
 """How much each unit's integers cost, and which go back to float until the metric holds.
 
 The error of a group of units is the noise of outputs where that group alone is quantized, measured
-on samples that nothing was fitted to. Groups are runs of consecutive units, so that large models
-take no longer than small ones.
+on samples that nothing was fitted to. A group is a region of units that read each other's integers,
+or a run of them where a region is large, so that large models take no longer than small ones.
+
+Each price of error gives a cheapest plan, and plans shrink as the price rises: the largest that
+holds is found by bisection.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import networkx as nx
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from onnxopt.model import Exported
     from onnxopt_passes.quant.trial import Trial
+    from onnxopt_passes.quant.units import Unit
 
     Build = Callable[[Collection[str]], Exported]
     """Makes the model with these units in integers."""
 
+    Groups = Sequence[Sequence[str]]
+    """Units whose errors are measured together."""
+
     Recut = Callable[[set[str], Mapping[str, float], float], set[str]]
     """(units, share of each in all error, price of all error) -> units that stay in integers."""
 
-GROUPS = 16
-"""Groups whose errors are measured."""
+GROUPS = 48
+"""Groups whose errors are measured, about."""
 
 FEW = 4
 """Samples for the error of one group."""
 
-PRICES = (0.05, 0.3, 2.0, 12.0)
+PRICES = tuple(0.02 * 1.4**i for i in range(24))
 """What all error costs together, in units of the time that integers save."""
 
 
-def errors(build: Build, names: Sequence[str], trial: Trial) -> dict[str, float]:
+def groups(found: Sequence[Unit]) -> Groups:
+    """Return units by regions, those of more than a share of all units in runs."""
+    network = nx.Graph()
+    network.add_nodes_from(u.name for u in found)
+    makers = {id(u.output): u.name for u in found}
+    for unit in found:
+        above = (makers.get(id(t)) for t in unit.inputs)
+        network.add_edges_from((unit.name, name) for name in above if name is not None)
+    order = {u.name: i for i, u in enumerate(found)}
+    most = max(1, -(-len(found) // GROUPS))
+    split = []
+    for region in nx.connected_components(network):
+        names = sorted(region, key=order.__getitem__)
+        split += [names[i : i + most] for i in range(0, len(names), most)]
+    return sorted(split, key=lambda names: order[names[0]])
+
+
+def errors(build: Build, parts: Groups, trial: Trial) -> dict[str, float]:
     """Return the noise that each unit causes alone; units of a group share theirs evenly."""
     found: dict[str, float] = {}
-    size = max(1, -(-len(names) // GROUPS))
-    for start in range(0, len(names), size):
-        group = names[start : start + size]
-        noise = trial.judge(build(group), FEW).noise
-        found.update(dict.fromkeys(group, noise / len(group)))
+    for part in parts:
+        noise = trial.judge(build(part), FEW).noise
+        found.update(dict.fromkeys(part, noise / len(part)))
     return found
 
 
 def hold(
-    build: Build, chosen: Sequence[str], trial: Trial, limit: float, recut: Recut
+    build: Build, parts: Groups, trial: Trial, limit: float, recut: Recut
 ) -> tuple[set[str], dict[str, float]]:
     """Give units back to float, worst first by error and time, until the metric holds.
 
     Args:
         build: Makes a candidate.
-        chosen: Units in integers to begin with.
+        parts: Units in integers to begin with, by groups.
         trial: What candidates are held to.
         limit: How far the metric may fall.
         recut: Chooses what stays at a price of error.
@@ -57,24 +81,29 @@ def hold(
     Returns:
         The units that stay in integers, none if no plan holds, and the errors if they were needed.
     """
-    kept = set(chosen)
-    if not kept or trial.judge(build(kept)).drop <= limit:
-        return kept, {}
-    noises = errors(build, chosen, trial)
+    chosen = {name for part in parts for name in part}
+    if not chosen or trial.drop(build(chosen), limit) <= limit:
+        return chosen, {}
+    noises = errors(build, parts, trial)
     total = sum(noises.values()) or 1.0
     shares = {name: noise / total for name, noise in noises.items()}
+    plans: list[set[str]] = [chosen]
     for price in PRICES:
-        left = recut(kept, shares, price)
-        if left == kept:
-            continue
-        kept = left
-        if not kept or trial.judge(build(kept)).drop <= limit:
-            return kept, noises
-    return set(), noises
+        left = recut(plans[-1], shares, price)
+        if left != plans[-1]:
+            plans.append(left)
+    fails, holds = 0, len(plans)
+    while holds - fails > 1:
+        middle = (fails + holds) // 2
+        if not plans[middle] or trial.drop(build(plans[middle]), limit) <= limit:
+            holds = middle
+        else:
+            fails = middle
+    return (plans[holds] if holds < len(plans) else set()), noises
 
 
 def drop_worst(kept: set[str], shares: Mapping[str, float], price: float) -> set[str]:
-    """Take the worst units out, where no times are known: an eighth first, then more."""
+    """Take the worst units out, where no times are known: one, then ever more of what is left."""
     step = 1 + PRICES.index(price)
     order = sorted(kept, key=lambda name: (-shares.get(name, 0.0), name))
-    return set(order[1 + len(order) * step // 8 :])
+    return set(order[1 + len(order) * step // len(PRICES) :])

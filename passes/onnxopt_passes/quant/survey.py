@@ -187,8 +187,8 @@ def _dynamic(search: Search, ctx: Context) -> list[Candidate]:
     floats = Model.from_exported(search.source)
     for _, graph in floats.graphs():
         audit.name_nodes(graph)
-    before = deployed.times(floats.export(), settings, search.trial.feed)
-    after = deployed.times(search.build([p.name for p in found]), settings, search.trial.feed)
+    pair = [floats.export(), search.build([p.name for p in found])]
+    before, after = deployed.times(pair, settings, search.trial.feed)
     slow, quick = _by_label(before), _by_label(after)
     return [
         Candidate(

@@ -3,7 +3,10 @@
     noise = sum (y - y_source)^2 / sum y_source^2       over float outputs and samples
     drop  = fall of the run's metric
 
-Noise is smooth and comparable between edits, and ranks them; the drop decides.
+Noise is smooth and comparable between edits, and ranks them; the drop decides. Noise is taken on
+few samples, a drop on as many as there is time for. Of probabilities of sequences the noise is that
+of their logarithms: they themselves jump between 0 and 1 where a symbol comes a step earlier, which
+says nothing of how much was disturbed. Boxes and scores that one output joins are looked at apart.
 
 Where there are no class scores, the metric is the mean cosine of the outputs, which is blind to
 scale and lets a good output (a state) hide a bad one (a mask). There the drop is at least that of
@@ -13,12 +16,13 @@ small.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxopt import cost, metrics
+from onnxopt import cost, detections, metrics
 from onnxopt.errors import SamplesError
 from onnxopt.margins import Margins
 from onnxopt.parity import flat, is_float
@@ -31,8 +35,14 @@ if TYPE_CHECKING:
     from onnxopt.parity import Outputs
     from onnxopt.samples import Samples
 
-CHECK_MACS = 2e10
-"""Multiply-accumulates that one trial may take, which sets how many samples it has."""
+CHECK_MACS = 1e10
+"""Multiply-accumulates that one look at the noise may take, which sets how many samples it has."""
+
+DROP_MACS = 1e11
+"""The same for one look at the drop."""
+
+LEAST_LOG = -14.0
+"""Logarithms of probabilities below are not told apart."""
 
 FIT_MACS = 4e10
 """The same for fitting ranges."""
@@ -59,19 +69,26 @@ def parts(samples: Samples, source: Exported, seed: int) -> tuple[Samples, Sampl
 
     A single sample serves for both.
     """
-    first = next(iter(samples)).feed
-    macs = max(cost.measure(source, first).macs or 10**8, 10**5)
+    work = _work(source, next(iter(samples)).feed)
     fit, check = samples.split(SHARE, seed + 1)
     if not fit.count():
         fit = check
     return (
-        fit.take(int(np.clip(FIT_MACS / macs, 8, 200))),
-        check.take(int(np.clip(CHECK_MACS / macs, 4, 256))),
+        fit.take(int(np.clip(FIT_MACS / work, 8, 200))),
+        check.take(int(np.clip(DROP_MACS / work, 4, 256))),
     )
+
+
+def _work(source: Exported, feed: dict[str, np.ndarray]) -> float:
+    """Return the multiply-accumulates of a run, a guess where they are not known."""
+    return max(cost.measure(source, feed).macs or 10**8, 10**5)
 
 
 class Trial:
     """Holds candidates against the source on some samples.
+
+    Attributes:
+        few: Samples that are enough to look at the noise.
 
     Args:
         source: The model before quantization.
@@ -99,6 +116,7 @@ class Trial:
             raise SamplesError(f"{samples.source}: too few samples to try a quantized model on")
         self.metric = metric
         self.unnamed = ctx.metric is None
+        self.few = int(np.clip(CHECK_MACS / _work(source, self.feed), 4, 256))
 
     @property
     def feed(self) -> dict[str, np.ndarray]:
@@ -107,25 +125,69 @@ class Trial:
         return feed
 
     def judge(self, candidate: Exported, most: int | None = None) -> Found:
-        """Run a candidate on the samples, or on the first few."""
-        noise, scores, margins, worst = [], [], Margins(), _Worst()
+        """Run a candidate on the first samples: `most` of them, or `few`."""
+        found = _Sums(self)
         try:
             session = Session(candidate, self.settings)
-            for number, (feed, want, label) in enumerate(self.kept):
-                if number == most:
-                    break
-                got = session.run(feed)
-                noise.append(relative(want, got))
-                worst.add(want, got)
-                scores.append(self.metric.score(got, want, label))
-                if self.metric.name in metrics.FLIPS:
-                    margins.add(want, got)
+            for feed, want, label in itertools.islice(self.kept, most or self.few):
+                found.add(session.run(feed), want, label)
         except CannotRun:
             return Found(float("inf"), float("inf"))
-        drop = float(np.mean(self.scores[: len(scores)]) - np.mean(scores))
-        if self.unnamed and self.metric.name == "cosine":
-            drop = max(drop, worst.drop())
-        return Found(float(np.mean(noise)), max(drop, margins.drop()))
+        return Found(found.noise(), found.drop())
+
+    def drop(self, candidate: Exported, limit: float = float("inf")) -> float:
+        """Run a candidate on all samples, or until it is sure that the metric falls by more.
+
+        Returns:
+            The fall; where it is beyond the limit, at least so much.
+        """
+        found = _Sums(self, noisy=False)
+        try:
+            session = Session(candidate, self.settings)
+            for feed, want, label in self.kept:
+                found.add(session.run(feed), want, label)
+                if self.metric.name in metrics.CAPPED and found.lost() > limit * len(self.kept):
+                    return found.lost() / len(self.kept)
+        except CannotRun:
+            return float("inf")
+        return found.drop()
+
+
+class _Sums:
+    """What is known of a candidate after some samples."""
+
+    def __init__(self, trial: Trial, noisy: bool = True) -> None:
+        self._trial, self._noisy = trial, noisy
+        self._noise: list[float] = []
+        self._scores: list[float] = []
+        self._margins, self._worst = Margins(), _Worst()
+        self._watched = trial.unnamed and trial.metric.name in ("cosine", "detections")
+
+    def add(self, got: Outputs, want: Outputs, label: np.ndarray | None) -> None:
+        """Take in the next sample."""
+        metric = self._trial.metric
+        self._scores.append(metric.score(got, want, label))
+        if metric.name in metrics.FLIPS:
+            self._margins.add(want, got)
+        if metric.name in ("sequence", "detections"):
+            want, got = _smooth(want, got, metric.name)
+        if self._noisy:
+            self._noise.append(relative(want, got))
+        if self._watched:
+            self._worst.add(want, got)
+
+    def noise(self) -> float:
+        """Return the mean noise of outputs."""
+        return float(np.mean(self._noise))
+
+    def lost(self) -> float:
+        """Return by how much the sum of scores fell."""
+        return float(np.sum(self._trial.scores[: len(self._scores)]) - np.sum(self._scores))
+
+    def drop(self) -> float:
+        """Return by how much the mean score fell, or is foreseen to fall."""
+        drop = max(self.lost() / len(self._scores), self._margins.drop())
+        return max(drop, self._worst.drop()) if self._watched else drop
 
 
 class _Worst:
@@ -150,6 +212,25 @@ class _Worst:
         """Return half of the noise of the worst output."""
         found = [error / size for error, size in self._sums.values() if size]
         return 0.5 * float(max(found, default=0.0))
+
+
+def _smooth(want: Outputs, got: Outputs, metric: str) -> tuple[Outputs, Outputs]:
+    """Return both outputs in the form in which their noise tells most: see the module."""
+    ours: Outputs = {}
+    theirs: Outputs = {}
+    others = dict(flat(got))
+    for name, value in flat(want):
+        anchors = detections.layout(value) if metric == "detections" else None
+        logs = metric == "sequence" and metrics.distributed(value)
+        for held, array in ((ours, value), (theirs, others[name])):
+            if anchors is not None and array.shape == value.shape:
+                parts = detections.apart(array, anchors)
+                held.update({f"{name}.{part}": x for part, x in parts.items()})
+            elif logs:
+                held[name] = np.maximum(metrics.logarithms(array), LEAST_LOG)
+            else:
+                held[name] = array
+    return ours, theirs
 
 
 def relative(want: Outputs, got: Outputs) -> float:

@@ -4,7 +4,7 @@ A *unit* is one such node, with the Relu or Clip behind it that saturation of th
 Units that *compute* stand between DequantizeLinear and QuantizeLinear, and onnxruntime fuses the
 three. Units that *move* elements work on the integers themselves: the same operator, on 8 bits.
 Left out although onnxruntime would take them: Softmax, whose integer kernel costs accuracy, and
-operators around which Q/DQ only add work (LayerNormalization, HardSigmoid, ConvTranspose).
+operators around which Q/DQ only add work (LayerNormalization, ConvTranspose).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxopt import match, shapes
+from onnxopt_passes.quant import gating
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,16 @@ FLOAT = np.dtype(np.float32)
 WEIGHTED = ("Conv", "MatMul", "Gemm")
 """Units with a constant weight, the second input."""
 
-COMPUTED = ("Add", "Mul", "Sigmoid", "LeakyRelu", "GlobalAveragePool", "AveragePool", "Concat")
+COMPUTED = (
+    "Add",
+    "Mul",
+    "Sigmoid",
+    "LeakyRelu",
+    "GlobalAveragePool",
+    "AveragePool",
+    "Concat",
+    *gating.OPS,
+)
 """Units that compute and have no weight."""
 
 MOVED = (
@@ -96,7 +106,8 @@ def find(graph: gs.Graph) -> list[Unit]:
         inputs = tuple(t for t in _activations(node) if match.constant(t) is None)
         if not inputs or any(shapes.dtype(t) != FLOAT or not t.name for t in inputs):
             continue
-        activation = None if node.op in MOVED else _absorbed(graph, node)
+        alone = node.op in MOVED or node.op in gating.OPS
+        activation = None if alone else _absorbed(graph, node)
         if activation is not None:
             gone.add(id(activation))
         output = node.outputs[0] if activation is None else activation.outputs[0]
@@ -189,12 +200,18 @@ def _pad(node: gs.Node) -> bool:
     return not match.given(node, 2) or match.scalar(node.inputs[2]) == 0
 
 
+def _gate(node: gs.Node) -> bool:
+    return len(node.outputs) == 1 and gating.able(node)
+
+
 def _several(node: gs.Node) -> bool:
     return True
 
 
 GUARDS: dict[str, Callable[[gs.Node], bool]] = {
     "Conv": _conv,
+    "HardSigmoid": _gate,
+    "HardSwish": _gate,
     "MatMul": _matmul,
     "Gemm": _gemm,
     "AveragePool": _average,

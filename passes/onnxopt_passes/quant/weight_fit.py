@@ -153,7 +153,7 @@ class _Fit:
 
     def _hold(self) -> None:
         """Store weights finer until the metric holds on the trying part."""
-        before = self.trial.judge(self.model.export()).drop
+        before = self.trial.drop(self.model.export())
         limit = max(CAUTION * self.ctx.max_drop, before + SHARE * self.ctx.max_drop)
         for weights in FINER:
             changed = self._finer(weights)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MOST_RUNS = 256
 """Runs of consecutive indices in a Gather beyond which it counts as having no order."""
 
+SIZES_AS_INPUT = 13
+"""From this opset on, Split takes its sizes as an input."""
+
 FROM_OTHERS = 18
 """From this opset on, Pad may name the axes it pads."""
 
@@ -61,14 +64,13 @@ def concat(sheet: Sheet, node: gs.Node) -> None:
 
 
 def split_parts(sheet: Sheet, node: gs.Node) -> None:
-    """Split: the axis is cut at the sizes, which follow."""
+    """Split: the axis is cut at the sizes, which follow; without any they are written down."""
     found = sheet.axes(node.inputs[0])
     at = place(node, node.attrs.get("axis", 0), len(found))
     whole, count = axes.size(found[at]), len(node.outputs)
     if whole is None:
         raise Standback("the length of what it splits is not known")
     sizes = match.integers(node, 1, "split")
-    given = sizes is not None
     if sizes is None:
         if match.given(node, 1):
             raise Standback("its sizes are computed")
@@ -77,12 +79,8 @@ def split_parts(sheet: Sheet, node: gs.Node) -> None:
     if sum(sizes) != whole or len(sizes) != count:
         raise Standback("its sizes do not add up")
     parts = _cut(sheet, node, found[at], sizes)
-    if not given:
-        for part in parts[1:]:
-            sheet.unify(parts[0], part, node)
     for i, (out, part) in enumerate(zip(node.outputs, parts, strict=True)):
-        if given:
-            sheet.number(node, "split" if "split" in node.attrs else 1, i, part)
+        sheet.number(node, "split" if sheet.opset < SIZES_AS_INPUT else 1, i, part)
         sheet.put(out, [*found[:at], part, *found[at + 1 :]])
 
 

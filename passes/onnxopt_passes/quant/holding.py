@@ -1,0 +1,66 @@
+"""The fastest plan that holds: what goes back to float, and in which of two ways.
+
+A region that pays may be too inexact as a whole, and too slow without some of its parts. Then
+weighted units alone, each between a QuantizeLinear and a DequantizeLinear, can be better than what
+prices of error leave of the region: both are looked for, and timed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxopt import runtime
+from onnxopt.margins import CAUTION
+from onnxopt.runtime import Session, Settings
+from onnxopt_passes.quant import sensitivity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnxopt.base import Context
+    from onnxopt.model import Exported
+    from onnxopt_passes.quant.sensitivity import Build, Recut
+    from onnxopt_passes.quant.trial import Trial
+    from onnxopt_passes.quant.units import Unit
+
+SECONDS = 1.0
+"""Time spent on a comparison of two models."""
+
+
+def hold(
+    build: Build, chosen: Sequence[Unit], trial: Trial, ctx: Context, recut: Recut, timed: bool
+) -> tuple[set[str], dict[str, float]]:
+    """Return the units that stay in integers, and what was measured of their errors.
+
+    Args:
+        build: Makes a candidate.
+        chosen: Units in integers to begin with.
+        trial: What candidates are held to.
+        ctx: The run.
+        recut: Chooses what stays at a price of error.
+        timed: Whether times of units are known.
+    """
+    limit = CAUTION * ctx.max_drop
+
+    def found(units: Sequence[Unit]) -> tuple[set[str], dict[str, float]]:
+        return sensitivity.hold(build, sensitivity.groups(units), trial, limit, recut)
+
+    kept, noise = found(chosen)
+    if not timed or len(kept) == len(chosen):
+        return kept, noise
+    alone = recut({u.name for u in chosen if u.weighted}, {}, 0.0)
+    other, other_noise = found([u for u in chosen if u.name in alone])
+    if not other or other == kept:
+        return kept, noise
+    if kept and not faster(build(kept), build(other), trial, ctx)[0]:
+        return kept, noise
+    return other, other_noise
+
+
+def faster(before: Exported, after: Exported, trial: Trial, ctx: Context) -> tuple[bool, str]:
+    """Time two models in turn; return whether the second is faster, and both times in words."""
+    settings = Settings(True, ctx.threads, ctx.custom_ops)
+    sessions = [Session(m, settings) for m in (before, after)]
+    old, new = runtime.interleave(sessions, trial.feed, SECONDS)
+    words = f"{1e3 * old.median:.3g} ms in float, {1e3 * new.median:.3g} ms in integers"
+    return new.median < old.median and new.minimum < old.minimum, words
