@@ -14,7 +14,7 @@ from onnxopt.runtime import Settings
 from onnxopt.samples.base import Sample, Samples
 from onnxopt.statistics import Tap, linear
 from onnxopt.testing import fill
-from onnxopt_passes.quant import coded, readings, refine, scheme
+from onnxopt_passes.quant import coded, readings, refine, scheme, staged
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
 
@@ -68,7 +68,7 @@ def _peak(work):
 
 @pytest.mark.parametrize("room", [1, 1 << 23])
 def test_moments_are_those_of_all_rows(monkeypatch, room):
-    monkeypatch.setattr(readings, "ROOM", room)
+    monkeypatch.setattr(staged, "ROOM", room)
     monkeypatch.setattr(readings, "ROWS", 1000)
     model = _model(BRANCHES)
     samples = _drawn((1, 4, 9, 9), 7)
@@ -100,7 +100,7 @@ def test_layers_that_read_the_same_rows_share_them():
 
 @pytest.mark.parametrize("count", [4, 60])
 def test_memory_is_bounded_whatever_the_number_of_layers_and_samples(monkeypatch, count):
-    monkeypatch.setattr(readings, "ROOM", 1 << 18)
+    monkeypatch.setattr(staged, "ROOM", 1 << 18)
     monkeypatch.setattr("onnxopt.statistics.grams.BLOCK", 1 << 14)
     monkeypatch.setattr("onnxopt.spool.IN_MEMORY", 1 << 14)
     model = _stack()
