@@ -18,6 +18,7 @@ TITLES = {
     "latency": "Latency by target",
     "fuse": "Rules of fuse",
     "memory": "Memory",
+    "calibration": "Memory of calibration",
     "conformance": "Backend cases",
 }
 WITH_MODELS = ("rewriting", "loading", "latency", "fuse")

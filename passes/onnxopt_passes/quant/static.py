@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from onnxopt_passes.quant.coded import Coded
+    from onnxopt_passes.quant.saturation import Met
     from onnxopt_passes.quant.units import Unit
 
 LARGEST_BIAS = 2.0**30
@@ -41,8 +42,7 @@ class Recipe:
         channelwise: Whether weights have one scale a channel.
         narrow: Indices of output channels whose weights stay within +-64, by unit; others use
             all of int8.
-        tops: The largest integer of each input channel, by unit, where sums of two products
-            saturate int16.
+        met: What inputs reach, by unit, where sums of two products saturate int16.
         biases: What is added to the bias of a unit, by its name, shape (channels,).
         refined: Integers and scales of weights that are better than rounding to nearest, by unit.
     """
@@ -52,7 +52,7 @@ class Recipe:
     weights: Grid = GRIDS["int8"]
     channelwise: bool = True
     narrow: Mapping[str, np.ndarray] = field(default_factory=dict)
-    tops: Mapping[str, np.ndarray] = field(default_factory=dict)
+    met: Mapping[str, Met] = field(default_factory=dict)
     biases: Mapping[str, np.ndarray] = field(default_factory=dict)
     refined: Mapping[str, Coded] = field(default_factory=dict)
 
