@@ -171,7 +171,7 @@ class Converter:
             args = (self.model, self.found, recipe, self.fit, self.settings, self.ctx.seed)
             met = saturation.met(*args)
             known = {u.name: u for u in self.found}
-            narrow = {name: saturation.guilty(known[name], met[name]) for name in met}
+            narrow = {name: saturation.limits(known[name], met[name]) for name in met}
             recipe = replace(recipe, narrow=narrow, met=met)
         self.recipe = recipe
         if compare and self.plan.method == "auto":

@@ -5,9 +5,9 @@ Such kernels add the products of two neighbours along K in int16 (vpmaddubsw):
     a[2k] w[2k] + a[2k+1] w[2k+1]       with a in 0..255, w in -127..127
 
 which leaves int16 beyond 32767. Weights within +-64 never do, but cost a bit, so only output
-channels that do leave it are narrowed. Of a Conv, K is kernel taps major, input channels of the
-group minor, as onnxruntime packs it; convolutions of one input and one output channel a group
-have a kernel without such pairs.
+channels that do leave it are narrowed, and only as far as they need. Of a Conv, K is kernel taps
+major, input channels of the group minor, as onnxruntime packs it; convolutions of one input and one
+output channel a group have a kernel without such pairs.
 
 First a bound: with the largest integer of each input channel on the samples, A, a pair's sum is at
 most A w+ + A' w'+, and at least the same of the negative parts. What the bound does not clear is
@@ -40,13 +40,17 @@ if TYPE_CHECKING:
 LIMIT = 32767
 """The largest int16."""
 
+LIMITS = (127, 112, 96, 80, 64)
+"""Magnitudes that a channel's integers may have: the first is all of int8, and the last never
+saturates, as 2 * 255 * 64 < 2^15."""
+
 MARGIN = 1.05
-"""How much larger than on the samples a sum may become."""
+"""How much larger than on the samples an integer may become."""
 
 LEVELS = 256
 """Values of uint8."""
 
-ROWS = 1 << 14
+ROWS = 1 << 16
 """Rows of a layer that are emulated, of all samples together."""
 
 LEAST = 32
@@ -95,11 +99,17 @@ class Met:
             g, o, p = (i[start : start + AT_A_TIME] for i in (groups, outputs, places))
             hit = np.ones(len(p), bool)
             if self.pairs is not None:
-                others = self.pairs[g, p].astype(np.int64)
-                sums = np.arange(LEVELS) * first[g, o, p, None] + others * second[g, o, p, None]
-                hit = MARGIN * np.where(others < 0, 0, sums).max(1) > LIMIT
+                seconds = self.pairs[g, p]
+                sums = _grown(np.arange(LEVELS)) * first[g, o, p, None]
+                sums += _grown(seconds) * second[g, o, p, None]
+                hit = np.where(seconds < 0, 0, sums).max(1) > LIMIT
             found[g[hit], o[hit]] = True
         return found
+
+
+def _grown(integers: np.ndarray) -> np.ndarray:
+    """Return integers as large as they may become."""
+    return np.minimum(integers * MARGIN, LEVELS - 1)
 
 
 def _first_and_second(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +154,7 @@ def met(
         values = (MARGIN * np.maximum(highest[source], 0)).astype(np.float32)
         integers = scheme.quantize(values, params[source]).astype(np.int64)
         known[name] = Met(_along_k(unit, integers))
-    open_ = [u for name, u in able.items() if guilty(u, known[name]).any()]
+    open_ = [u for name, u in able.items() if (limits(u, known[name]) < LIMITS[0]).any()]
     layers = {id(x.node): x for x in linear.find_all(model.graph)}
     wanted = {u.name: layers[id(u.node)] for u in open_ if id(u.node) in layers}
     deployed = replace(settings, optimize=True)
@@ -218,12 +228,21 @@ class _Pairs:
         np.maximum.at(flat, place.reshape(-1), second.reshape(-1).astype(np.int16))
 
 
-def guilty(unit: Unit, reached: Met) -> np.ndarray:
-    """Return which output channels of a unit saturate in all of int8, bool (channels,)."""
+def limits(unit: Unit, reached: Met) -> np.ndarray:
+    """Return the largest magnitude that each output channel's integers may have.
+
+    Returns:
+        float64, (channels,): the largest of `LIMITS` with which no sum of a pair leaves int16.
+    """
     weight = match.constant(unit.node.inputs[1])
     assert weight is not None  # noqa: S101  # a guard of the unit
     params = scheme.fit(weight, scheme.GRIDS["int8"], True, static.axis(unit.node))
-    return overflows(unit, scheme.quantize(weight, params), reached)
+    found = np.full(params.scale.shape, float(LIMITS[0]))
+    for limit in LIMITS[1:]:
+        scale = (params.scale * (LIMITS[0] / found)).astype(np.float32)
+        bad = overflows(unit, scheme.quantize(weight, replace(params, scale=scale)), reached)
+        found[bad] = limit
+    return found
 
 
 def overflows(unit: Unit, integers: np.ndarray, reached: Met) -> np.ndarray:

@@ -70,11 +70,10 @@ def _item(unit: Unit, reading: Reading, recipe: Recipe, incoming: Params) -> Ite
 
 def _most(unit: Unit, recipe: Recipe, params: Params) -> np.ndarray | None:
     """Return the largest magnitude of each scale's integers, None where all have all of int8."""
-    narrow = recipe.narrow.get(unit.name)
-    if narrow is None or not narrow.any():
+    most = recipe.narrow.get(unit.name)
+    if most is None or (most == static.FULL).all():
         return None
-    mask = narrow if params.axis is not None else narrow.any()
-    return np.where(mask, float(static.SAFE), float(recipe.weights.highest))
+    return most if params.axis is not None else np.asarray(most.min())
 
 
 def _overflow(unit: Unit, met: Met, integers: np.ndarray) -> np.ndarray:
