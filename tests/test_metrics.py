@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from onnxopt import metrics
+from onnxopt import metrics, readout
 
 
 def unit(x):
@@ -51,7 +51,7 @@ def test_an_embedding_that_is_ruined_loses_its_score():
 
 
 def test_scores_are_found_behind_features():
-    found = metrics.class_probabilities({"features": FEATURES, "y": LOGITS})
+    found = readout.class_probabilities({"features": FEATURES, "y": LOGITS})
     assert found is not None
     assert found.shape == LOGITS.shape
-    assert metrics.class_probabilities({"features": FEATURES}) is None
+    assert readout.class_probabilities({"features": FEATURES}) is None

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxopt import cost, detections, metrics
+from onnxopt import cost, detections, metrics, readout
 from onnxopt.errors import SamplesError
 from onnxopt.margins import Margins
 from onnxopt.parity import flat, is_float
@@ -228,13 +228,13 @@ def _smooth(want: Outputs, got: Outputs, metric: str) -> tuple[Outputs, Outputs]
     others = dict(flat(got))
     for name, value in flat(want):
         anchors = detections.layout(value) if metric == "detections" else None
-        logs = metric == "sequence" and metrics.distributed(value)
+        logs = metric == "sequence" and readout.distributed(value)
         for held, array in ((ours, value), (theirs, others[name])):
             if anchors is not None and array.shape == value.shape:
                 parts = detections.apart(array, anchors)
                 held.update({f"{name}.{part}": x for part, x in parts.items()})
             elif logs:
-                held[name] = np.maximum(metrics.logarithms(array), LEAST_LOG)
+                held[name] = np.maximum(readout.logarithms(array), LEAST_LOG)
             else:
                 held[name] = array
     return ours, theirs
