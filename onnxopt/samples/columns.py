@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from onnxopt.errors import SamplesError
+from onnxopt.samples import npz
 from onnxopt.samples.base import Entry, Origin, Sample
 from onnxopt.samples.check import check_keys
 
@@ -39,9 +40,10 @@ class Column(NamedTuple):
         """Return a copy of sample `i`, so that no view keeps the whole array."""
         if self.length is None:
             return np.array(self.array)
-        if not self.step:
-            return np.array(self.array[i])
-        return np.array(self.array[i * self.step : (i + 1) * self.step])
+        part = self.array[i * self.step : (i + 1) * self.step] if self.step else self.array[i]
+        found = np.array(part)
+        npz.release(self.array)
+        return found
 
 
 def columns(arrays: Mapping[str, np.ndarray], inputs: Sequence[Port], name: str) -> Origin:

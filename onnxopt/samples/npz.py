@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import shutil
 import struct
 import tempfile
@@ -17,7 +18,7 @@ from numpy.lib import format as npy
 
 from onnxopt.errors import SamplesError
 
-IN_MEMORY = 16 << 20
+IN_MEMORY = 1 << 20
 """Compressed arrays of up to so many bytes are held; larger ones go to a temporary file."""
 
 READ_ERRORS = (
@@ -128,6 +129,15 @@ def read_npy(path: Path, mapped: bool = False) -> np.ndarray:
         return array if array is not None else npy.open_memmap(path, mode="r")
     except READ_ERRORS as error:
         raise unreadable(path, error) from error
+
+
+def release(array: np.ndarray) -> None:
+    """Give back the memory of those pages of a mapped array that were read; it stays readable.
+
+    Else all that was ever read of it counts as memory of this process.
+    """
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def unreadable(path: Path, error: Exception, key: str = "") -> SamplesError:

@@ -98,9 +98,14 @@ class Moments:
         self._squares = np.zeros((groups, outputs))
         self._count = 0
         self._finite = True
-        rows = max(BLOCK // (groups * width), LEAST_ROWS)
-        self._block = np.empty((groups, rows, width), np.float32)
+        self._block = np.empty((groups, _rows(groups, width), width), np.float32)
         self._rows = 0
+
+    @staticmethod
+    def size(groups: int, inputs: int, outputs: int = 0) -> int:
+        """Return the bytes that it holds."""
+        width = inputs + outputs
+        return groups * width * (8 * inputs + 4 * _rows(groups, width))
 
     def add(self, x: np.ndarray, y: np.ndarray | None = None) -> None:
         """Add rows: x (groups, rows, inputs), y (groups, rows, outputs), float32."""
@@ -157,6 +162,11 @@ class Moments:
             products[:, :, k:].transpose(0, 2, 1),
             np.maximum(self._squares / n - mean[:, k:] ** 2, 0),
         )
+
+
+def _rows(groups: int, width: int) -> int:
+    """Return the number of rows of a block."""
+    return max(BLOCK // (groups * width), LEAST_ROWS)
 
 
 def add_outer(matrices: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import tempfile
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,16 +143,18 @@ def _reduced(graph: gs.Graph, tensor: gs.Tensor, size: int) -> list[gs.Variable]
 
 
 def fingerprint(exported: Exported, samples: Samples, names: Iterable[str]) -> str:
-    """Return what the ranges depend on: graph, weights, data, and onnxruntime's version."""
+    """Return what statistics depend on: graph, weights, data with labels, and both versions."""
     digest = hashlib.sha256(exported.proto.SerializeToString(deterministic=True))
     for name, weight in sorted(exported.weights.items()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(weight.raw).data)
     for sample in samples:
-        for name, value in sorted(sample.feed.items()):
+        labels = {} if sample.label is None else {"": sample.label}
+        for name, value in sorted((sample.feed | labels).items()):
             digest.update(f"{name} {getattr(value, 'dtype', '')} {np.shape(value)}".encode())
             digest.update(np.ascontiguousarray(np.asarray(value)).data)
-    digest.update(json.dumps([runtime.version(), BINS, PART, sorted(names)]).encode())
+    versions = [version("onnxopt"), runtime.version()]
+    digest.update(json.dumps([versions, BINS, PART, sorted(names)]).encode())
     return digest.hexdigest()
 
 

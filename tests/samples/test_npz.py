@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -196,6 +197,24 @@ def test_memory_does_not_grow_with_the_samples(tmp_path):
         tracemalloc.stop()
     sample = 4 * side * side
     assert peak < 2 * sample + (4 << 20)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
+def test_what_was_read_of_a_mapped_file_is_given_back(tmp_path, save, monkeypatch):
+    monkeypatch.setattr(npz, "IN_MEMORY", 100)
+    x = np.random.default_rng(0).normal(size=(64, 512, 512)).astype(np.float32)  # 67 MB
+    save(tmp_path / "a.npz", x=x)
+    samples = open_samples(tmp_path / "a.npz", [port("x", ("N", 512, 512))])
+    before = _mapped()
+    total = sum(float(feed["x"].sum()) for feed in samples.feeds())
+    assert total == pytest.approx(float(x.sum(dtype=np.float64)), rel=1e-3)
+    assert _mapped() - before < x.nbytes / 8
+
+
+def _mapped():
+    """Return the bytes of files that this process has in memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("RssFile:")).split()[1])
 
 
 def test_large_compressed_arrays_go_to_a_file_that_is_removed(tmp_path, monkeypatch):

@@ -131,6 +131,44 @@ def test_the_cache_knows_the_weights(tmp_path, monkeypatch):
     assert len(list((tmp_path / "onnxopt" / "ranges").iterdir())) == 3
 
 
+def _key(old="", new="", arrays=None, names=("z",), label=None):
+    arrays = arrays or [np.ones((1, 3), np.float32)]
+    samples = Samples(lambda: ((lambda a=a: Sample({"x": a}, label)) for a in arrays), "here")
+    model = Model.from_proto(onnx.parser.parse_model(TEXT.replace(old, new)))
+    return ranges.fingerprint(model.export(), samples, names)
+
+
+def test_the_key_is_the_same_for_the_same():
+    assert _key() == _key()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"old": "Relu", "new": "Abs"},
+        {"old": '"" : 17', "new": '"" : 16'},
+        {"old": "{2.0}", "new": "{2.0000002}"},
+        {"arrays": [np.full((1, 3), 1.0000001, np.float32)]},
+        {"arrays": [np.ones((3, 1), np.float32)]},
+        {"arrays": [np.ones((1, 3), np.float32)] * 2},
+        {"names": ("z", "y")},
+        {"label": np.asarray(1)},
+    ],
+)
+def test_each_part_of_the_key_matters(changed):
+    assert _key(**changed) != _key()
+
+
+@pytest.mark.parametrize("package", ["onnxopt", "onnxruntime"])
+def test_both_versions_are_in_the_key(monkeypatch, package):
+    before = _key()
+    if package == "onnxopt":
+        monkeypatch.setattr(ranges, "version", lambda name: f"other {name}")
+    else:
+        monkeypatch.setattr(ranges.runtime, "version", lambda: "other")
+    assert _key() != before
+
+
 def test_nodes_that_reduce_run_right_behind_what_they_read():
     text = """<ir_version: 8, opset_import: ["" : 17]>
     g (float[2,3] x) => (float[2,3] y) { a = Relu(x)  b = Abs(a)  y = Neg(b) }"""

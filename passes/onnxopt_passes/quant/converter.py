@@ -168,10 +168,11 @@ class Converter:
             self.options.granularity != "tensor",
         )
         if self.cpu in ("x64", "generic") and recipe.activations.name == "uint8":
-            tops = saturation.tops(self.model, self.found, recipe, self.fit, self.settings)
+            args = (self.model, self.found, recipe, self.fit, self.settings, self.ctx.seed)
+            met = saturation.met(*args)
             known = {u.name: u for u in self.found}
-            narrow = {name: saturation.guilty(known[name], top) for name, top in tops.items()}
-            recipe = replace(recipe, narrow=narrow, tops=tops)
+            narrow = {name: saturation.limits(known[name], met[name]) for name in met}
+            recipe = replace(recipe, narrow=narrow, met=met)
         self.recipe = recipe
         if compare and self.plan.method == "auto":
             self._compare_methods(histograms)

@@ -22,7 +22,6 @@ from onnxopt_passes.quant import scheme, units
 from onnxopt_passes.quant.coded import Coded
 from onnxopt_passes.quant.layer_fit import Won
 from onnxopt_passes.quant.scheme import GRIDS, Params
-from onnxopt_passes.quant.static import SAFE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -38,6 +37,10 @@ NOTHING = Won()
 
 PARTS = ("product", "cast", "scales", "rescale", "bias")
 """What the nodes of a product are called behind its label."""
+
+
+SAFE = 64
+"""A weight up to here cannot saturate: 2 * 255 * 64 < 2^15."""
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ class Search:
             ctx.threads,
             products,
         ]
-        self.key = verdicts.key(ranges.fingerprint(self.source, fit, ()), *parts)
+        data = [ranges.fingerprint(self.source, part, ()) for part in (fit, check)]
+        self.key = verdicts.key(data, *parts)
         self.model = model
 
     def build(self, chosen: Collection[str]) -> Exported:

@@ -1,25 +1,23 @@
 """What layers read on calibration samples: first and second moments, streamed.
 
-Memory is bounded by a share of the model's own, whatever the number of samples and layers: the
-model is run in stages, each with as many layers as fit, and matrices that are done wait on disk.
+Memory is bounded by a share of the model's own (`staged`); matrices that are done wait on disk.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxopt import match
-from onnxopt.model.layout import in_order
 from onnxopt.spool import Spool
-from onnxopt.statistics import Moments, Stages, ranges
+from onnxopt.statistics import Moments
 from onnxopt.statistics.grams import add_outer
-from onnxopt_passes.quant import scheme
+from onnxopt_passes.quant import scheme, staged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from onnxopt.model import Model
     from onnxopt.runtime import Settings
@@ -35,12 +33,6 @@ ROWS = 32
 
 ENOUGH = 8
 """Rows that are wanted in all, for each input of a layer."""
-
-ROOM = 1 << 23
-"""Bytes of matrices, and of what layers read of a sample, that a stage may hold, at least."""
-
-SHARE = 0.25
-"""The same as a part of the bytes of the model."""
 
 
 class Reading:
@@ -112,71 +104,26 @@ def read(
         CannotRun: onnxruntime cannot run the model.
     """
     match.stamp(model.graph)
-    computed = [layer for layer in layers if match.constant(layer.source) is None]
-    able = _alike(model, [layer for layer in computed if layer.shape[2] <= WIDEST])
-    first = next(iter(samples), None)
-    if not able or first is None:
-        return {}
-    names = list(dict.fromkeys(some[0].source.name for some in able))
-    sizes = ranges.sizes(model, names, first.feed, replace(settings, optimize=False))
-    parts = list(_parts(able, sizes, max(ROOM, int(SHARE * model.export().nbytes))))
-    wanted = [[some[0].source for some in part] for part in parts]
-    stages = Stages(model, wanted, samples.feeds(), settings)
+    able = [x for x in layers if match.constant(x.source) is None and x.shape[2] <= WIDEST]
+    count, held = samples.count(), Spool()
+    readers = []
+    for some in staged.alike(model, able):
+        groups, _, inputs = some[0].shape
+        params = (quantized or {}).get(some[0].source.name)
+        make = partial(_Sums, some[0], params, count, settings.threads)
+        readers.append(staged.Reader(some, Moments.size(groups, inputs), make))
     found: dict[int, Reading] = {}
-    held, count, place = Spool(), samples.count(), 0
-    for part in parts:
-        sums = [
-            _Sums(some, (quantized or {}).get(some[0].source.name), count, settings.threads)
-            for some in part
-        ]
-        for number, values in enumerate(stages.run()):
-            for i, one in enumerate(sums, place):
-                one.add(values.pop(0), (seed, i, number))  # gone before the next sample is run
-        place += len(part)
-        while sums:
-            found |= sums.pop(0).readings(held)
+    for reader, sums in staged.run(model, readers, samples, settings, seed):
+        found |= sums.readings(reader.layers, held)
     return found
 
 
-def _alike(model: Model, layers: Sequence[Linear]) -> list[list[Linear]]:
-    """Return layers in the order in which they are computed, those together that read the same."""
-    order = in_order(model.graph)
-    place = {id(t): i for i, node in enumerate(order) for t in node.outputs}
-    found: dict[object, list[Linear]] = {}
-    for layer in sorted(layers, key=lambda x: place.get(id(x.source), -1)):
-        found.setdefault((id(layer.source), layer.patches), []).append(layer)
-    return list(found.values())
-
-
-def _parts(
-    layers: Sequence[list[Linear]], sizes: Mapping[str, int], most: int
-) -> Iterator[list[list[Linear]]]:
-    """Yield the layers in parts whose matrices and inputs fit into so many bytes together."""
-    part: list[list[Linear]] = []
-    seen: set[str] = set()
-    room = most
-    for some in layers:
-        groups, _, inputs = some[0].shape
-        name = some[0].source.name
-        size = 8 * groups * inputs * inputs + (0 if name in seen else 4 * sizes[name])
-        if part and size > room:
-            yield part
-            part, room, seen = [], most, set()
-        part.append(some)
-        room -= size
-        seen.add(name)
-    if part:
-        yield part
-
-
 class _Sums:
-    """Sums of layers that read the same rows."""
+    """Sums of one layer's rows."""
 
-    def __init__(
-        self, layers: Sequence[Linear], params: Params | None, count: int, threads: int
-    ) -> None:
-        self._layers, self._params = layers, params
-        groups, _, inputs = layers[0].shape
+    def __init__(self, layer: Linear, params: Params | None, count: int, threads: int) -> None:
+        self._layer, self._params = layer, params
+        groups, _, inputs = layer.shape
         self._moments = Moments(groups, inputs, threads=threads)
         self._total = np.zeros((groups, inputs))
         self._count = 0
@@ -184,14 +131,18 @@ class _Sums:
 
     def add(self, value: np.ndarray, seed: Sequence[int]) -> None:
         """Add rows of one sample."""
-        layer = self._layers[0]
-        rows = layer.rows(value, layer.pick(value.shape, self._most, seed))
+        rows = self._layer.rows(value, self._layer.pick(value.shape, self._most, seed))
         self._total += rows.sum(1, dtype=np.float64)
         self._count += rows.shape[1]
         self._moments.add(rows if self._params is None else scheme.rounded(rows, self._params))
 
-    def readings(self, held: Spool) -> dict[int, Reading]:
-        """Return what was found; nothing where there is nothing, or values were not finite."""
+    def readings(self, layers: Sequence[Linear], held: Spool) -> dict[int, Reading]:
+        """Return what was found; nothing where there is nothing, or values were not finite.
+
+        Args:
+            layers: All that read these rows.
+            held: Keeps the covariances.
+        """
         try:
             moments = self._moments.statistics()
         except ValueError:
@@ -199,7 +150,4 @@ class _Sums:
         place = len(held)
         held.append(moments.xx)
         floats = self._total / self._count
-        return {
-            id(layer.weight): Reading(layer, held, place, moments.x, floats)
-            for layer in self._layers
-        }
+        return {id(x.weight): Reading(x, held, place, moments.x, floats) for x in layers}

@@ -88,12 +88,11 @@ class Steps:
 
 
 def damped(gram: np.ndarray) -> np.ndarray:
-    """Return H with a little of its mean diagonal added, positive definite."""
-    found: np.ndarray = gram.copy()
-    diagonal = np.einsum("gii->gi", found)
+    """Add a little of its mean diagonal to H, in place, so that it is positive definite."""
+    diagonal = np.einsum("gii->gi", gram)
     mean = diagonal.mean(-1, keepdims=True)
     diagonal += DAMP * np.where(mean > 0, mean, 1.0)
-    return found
+    return gram
 
 
 def runs(shape: tuple[int, ...]) -> Iterator[slice]:
@@ -125,7 +124,7 @@ def shrunk(weight: np.ndarray, steps: Steps, owner: np.ndarray, gram: np.ndarray
     if (owner[:, 0] != owner[:, 0, :1]).any():
         gram = np.where(owner[:, 0, :, None] == owner[:, 0, None, :], gram, 0.0)
     seen = _Product(gram)
-    factors = FACTORS[bool((steps.high - steps.low).max() <= FEW_STEPS)]
+    factors = FACTORS[bool(steps.high.max() - steps.low.min() <= FEW_STEPS)]
     errors = np.zeros((len(factors), int(owner.max()) + 1))
     for part in runs(weight.shape):
         some, exact, own = steps.of(part), weight[:, part].astype(np.float64), owner[:, part]
@@ -242,7 +241,7 @@ class _Product:
 
     def __init__(self, gram: np.ndarray) -> None:
         self._gram = gram
-        self._size = float(np.abs(gram).max(initial=0.0)) or 1.0
+        self._size = float(np.einsum("gii->gi", gram).max(initial=0.0)) or 1.0  # the largest of H
         self._single: np.ndarray | None = None
 
     def by(self, difference: np.ndarray) -> np.ndarray:

@@ -1,105 +1,260 @@
 """Where sums of products would saturate on CPUs without VNNI, and what to narrow.
 
-Such kernels add the products of two neighbouring elements along K in int16:
+Such kernels add the products of two neighbours along K in int16 (vpmaddubsw):
 
     a[2k] w[2k] + a[2k+1] w[2k+1]       with a in 0..255, w in -127..127
 
-which leaves int16 beyond 32767. Weights within +-64 never do, but cost a bit. So the largest sum
-that each output channel meets is bounded from calibration samples: each input channel's largest
-integer A (its smallest is zero), so that a pair's sum is at most A w+ + A' w'+, and at least the
-same of the negative parts. Only channels whose bound leaves int16 are narrowed.
+which leaves int16 beyond 32767. Weights within +-64 never do, but cost a bit, so only output
+channels that do leave it are narrowed, and only as far as they need. Of a Conv, K is kernel taps
+major, input channels of the group minor, as onnxruntime packs it; convolutions of one input and one
+output channel a group have a kernel without such pairs.
+
+First a bound: with the largest integer of each input channel on the samples, A, a pair's sum is at
+most A w+ + A' w'+, and at least the same of the negative parts. What the bound does not clear is
+emulated: for each pair along K and each value of its first integer, the largest second one
+that came with it on rows of samples. The largest sum of a pair under any weights follows exactly.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxopt import match
-from onnxopt.statistics import extremes
-from onnxopt_passes.quant import scheme, static
+from onnxopt.statistics import extremes, linear
+from onnxopt_passes.quant import rounding, scheme, staged, static
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from onnxopt.model import Model
     from onnxopt.runtime import Settings
     from onnxopt.samples import Samples
+    from onnxopt.statistics import Linear
     from onnxopt_passes.quant.static import Recipe
     from onnxopt_passes.quant.units import Unit
 
 LIMIT = 32767
 """The largest int16."""
 
+LIMITS = (127, 112, 96, 80, 64)
+"""Magnitudes that a channel's integers may have: the first is all of int8, and the last never
+saturates, as 2 * 255 * 64 < 2^15."""
+
 MARGIN = 1.05
-"""How much larger than on the samples a channel may become."""
+"""How much larger than on the samples an integer may become."""
+
+LEVELS = 256
+"""Values of uint8."""
+
+ROWS = 1 << 16
+"""Rows of a layer that are emulated, of all samples together."""
+
+LEAST = 32
+"""Rows of one sample, at least."""
+
+AT_A_TIME = 1 << 12
+"""Pairs whose sums are looked at together."""
 
 
-def tops(
-    model: Model, found: Sequence[Unit], recipe: Recipe, samples: Samples, settings: Settings
-) -> dict[str, np.ndarray]:
-    """Return the largest integer of each input channel of units with a weight, by name.
+@dataclass(frozen=True)
+class Met:
+    """What a layer's integer inputs reach on samples; K as kernels order it.
+
+    Attributes:
+        tops: The largest integer at each place along K, int64 of shape (groups, K).
+        pairs: The largest second integer of each pair for each value of the first, -1 where it
+            never came, int16 of shape (groups, ceil(K / 2), 256); None where it was not needed.
+    """
+
+    tops: np.ndarray
+    pairs: np.ndarray | None = None
+
+    def overflows(self, rows: np.ndarray) -> np.ndarray:
+        """Return which outputs leave int16 with these weights.
+
+        Args:
+            rows: Integers, (groups, outputs, K).
+
+        Returns:
+            bool, (groups, outputs).
+        """
+        bad = np.zeros(rows.shape[:2], bool)
+        for part in rounding.runs(rows.shape):
+            some = np.asarray(rows[:, part], np.int32)
+            for one in (np.maximum(some, 0), np.maximum(-some, 0)):
+                bad[:, part] |= self._beyond(one)
+        return bad
+
+    def _beyond(self, weights: np.ndarray) -> np.ndarray:
+        """The same for weights of one sign."""
+        one, other = _first_and_second(weights * self.tops[:, None])
+        groups, outputs, places = np.nonzero(one + other > LIMIT)
+        found = np.zeros(weights.shape[:2], bool)
+        first, second = _first_and_second(weights)
+        for start in range(0, len(places), AT_A_TIME):
+            g, o, p = (i[start : start + AT_A_TIME] for i in (groups, outputs, places))
+            hit = np.ones(len(p), bool)
+            if self.pairs is not None:
+                seconds = self.pairs[g, p]
+                sums = _grown(np.arange(LEVELS)) * first[g, o, p, None]
+                sums += _grown(seconds) * second[g, o, p, None]
+                hit = np.where(seconds < 0, 0, sums).max(1) > LIMIT
+            found[g[hit], o[hit]] = True
+        return found
+
+
+def _grown(integers: np.ndarray) -> np.ndarray:
+    """Return integers as large as they may become."""
+    return np.minimum(integers * MARGIN, LEVELS - 1)
+
+
+def _first_and_second(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first and the second of each pair along the last axis; a zero completes it."""
+    if values.shape[-1] % 2:
+        values = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, 1)])
+    return values[..., 0::2], values[..., 1::2]
+
+
+def met(
+    model: Model,
+    found: Sequence[Unit],
+    recipe: Recipe,
+    samples: Samples,
+    settings: Settings,
+    seed: int = 0,
+) -> dict[str, Met]:
+    """Return what the inputs of units with a weight reach, by name; those that cannot saturate out.
 
     Args:
         model: The float model.
         found: Its units.
-        recipe: Ranges of their inputs.
+        recipe: Ranges of their inputs, to uint8.
         samples: What to run.
         settings: How to load it.
+        seed: Draws rows.
 
     Raises:
         CannotRun: onnxruntime cannot run it.
     """
-    weighted = [u for u in found if u.weighted and u.inputs[0].name in recipe.ranges]
-    names = list(dict.fromkeys(u.inputs[0].name for u in weighted))
-    axes = {u.inputs[0].name: 1 if u.node.op == "Conv" else -1 for u in weighted}
-    highest = extremes.largest(model, axes, samples, settings) if names else {}
-    return {
-        u.name: _integers(highest[u.inputs[0].name], recipe.ranges[u.inputs[0].name], recipe)
-        for u in weighted
+    able = {u.name: u for u in found if u.weighted and u.inputs[0].name in recipe.ranges}
+    able = {name: u for name, u in able.items() if not _depthwise(u)}
+    params = {
+        u.inputs[0].name: scheme.affine(*recipe.ranges[u.inputs[0].name], recipe.activations)
+        for u in able.values()
+    }
+    axes = {u.inputs[0].name: 1 if u.node.op == "Conv" else -1 for u in able.values()}
+    highest = extremes.largest(model, axes, samples, settings) if axes else {}
+    known = {}
+    for name, unit in able.items():
+        source = unit.inputs[0].name
+        values = (MARGIN * np.maximum(highest[source], 0)).astype(np.float32)
+        integers = scheme.quantize(values, params[source]).astype(np.int64)
+        known[name] = Met(_along_k(unit, integers))
+    open_ = [u for name, u in able.items() if (limits(u, known[name]) < LIMITS[0]).any()]
+    layers = {id(x.node): x for x in linear.find_all(model.graph)}
+    wanted = {u.name: layers[id(u.node)] for u in open_ if id(u.node) in layers}
+    deployed = replace(settings, optimize=True)
+    pairs = emulated(model, list(wanted.values()), samples, deployed, seed, params)
+    return known | {
+        name: replace(known[name], pairs=pairs[id(layer.weight)]) for name, layer in wanted.items()
     }
 
 
-def guilty(unit: Unit, top: np.ndarray) -> np.ndarray:
-    """Return which output channels of a unit may saturate in all of int8, bool (channels,)."""
+def _depthwise(unit: Unit) -> bool:
+    weight = unit.node.inputs[1].shape  # type: ignore[attr-defined]
+    groups = match.attribute(unit.node, "group", 1)
+    return unit.node.op == "Conv" and weight[1] == 1 and weight[0] == groups
+
+
+def _along_k(unit: Unit, integers: np.ndarray) -> np.ndarray:
+    """Return a number of each input channel at each place along K, (groups, K)."""
+    if unit.node.op != "Conv":
+        return integers[None]
+    weight = unit.node.inputs[1].shape  # type: ignore[attr-defined]
+    taps = int(np.prod(weight[2:]))
+    return np.tile(integers.reshape(-1, weight[1]), taps)
+
+
+def emulated(
+    model: Model,
+    layers: Sequence[Linear],
+    samples: Samples,
+    settings: Settings,
+    seed: int,
+    params: Mapping[str, scheme.Params],
+) -> dict[int, np.ndarray]:
+    """Return `Met.pairs` of layers by the ids of their weights.
+
+    Raises:
+        CannotRun: onnxruntime cannot run the model.
+    """
+    most = max(LEAST, -(-ROWS // max(samples.count(), 1)))
+    readers = []
+    for some in staged.alike(model, layers):
+        groups, _, inputs = some[0].shape
+        quantize = partial(scheme.quantize, params=params[some[0].source.name])
+        make = partial(_Pairs, some[0], quantize, most)
+        readers.append(staged.Reader(some, 2 * LEVELS * groups * -(-inputs // 2), make))
+    return {
+        id(layer.weight): sums.found
+        for reader, sums in staged.run(model, readers, samples, settings, seed)
+        for layer in reader.layers
+    }
+
+
+class _Pairs:
+    """The largest second integer of each pair for each first one, of one layer."""
+
+    def __init__(
+        self, layer: Linear, quantize: Callable[[np.ndarray], np.ndarray], most: int
+    ) -> None:
+        self._layer, self._quantize, self._most = layer, quantize, most
+        groups, _, inputs = layer.shape
+        self.found = np.full((groups, -(-inputs // 2), LEVELS), -1, np.int16)
+
+    def add(self, value: np.ndarray, seed: Sequence[int]) -> None:
+        """Take in rows of one sample."""
+        rows = self._layer.rows(value, self._layer.pick(value.shape, self._most, seed))
+        split = rows.reshape(*rows.shape[:2], -1, self._layer.taps).swapaxes(2, 3)
+        integers = self._quantize(split).reshape(rows.shape).astype(np.int64)
+        first, second = _first_and_second(integers)
+        groups, _, pairs = first.shape
+        place = np.arange(groups * pairs).reshape(groups, 1, pairs) * LEVELS + first
+        flat = self.found.reshape(-1)
+        np.maximum.at(flat, place.reshape(-1), second.reshape(-1).astype(np.int16))
+
+
+def limits(unit: Unit, reached: Met) -> np.ndarray:
+    """Return the largest magnitude that each output channel's integers may have.
+
+    Returns:
+        float64, (channels,): the largest of `LIMITS` with which no sum of a pair leaves int16.
+    """
     weight = match.constant(unit.node.inputs[1])
     assert weight is not None  # noqa: S101  # a guard of the unit
     params = scheme.fit(weight, scheme.GRIDS["int8"], True, static.axis(unit.node))
-    return overflows(unit, scheme.quantize(weight, params).astype(np.int64), top)
-
-
-def _integers(largest: np.ndarray, span: tuple[float, float], recipe: Recipe) -> np.ndarray:
-    """Return the largest integer of each input channel, int64."""
-    params = scheme.affine(*span, recipe.activations)
-    values = (MARGIN * np.maximum(largest, 0)).astype(np.float32)
-    return scheme.quantize(values, params).astype(np.int64)
-
-
-def overflows(unit: Unit, integers: np.ndarray, top: np.ndarray) -> np.ndarray:
-    """Return which output channels of a unit may leave int16, bool of shape (channels,).
-
-    Args:
-        unit: The unit.
-        integers: Its weight, int64.
-        top: The largest integer of each input channel.
-    """
-    rows = _rows(unit, integers, static.axis(unit.node))
-    channels, depth = rows.shape
-    groups = int(match.attribute(unit.node, "group", 1)) if unit.node.op == "Conv" else 1
-    inputs = top.reshape(groups, -1)
-    tops = np.repeat(np.tile(inputs, depth // inputs.shape[1]), channels // groups, axis=0)
-    worst = np.zeros(channels, np.int64)
-    for part in (np.maximum(rows, 0), np.maximum(-rows, 0)):
-        products = np.pad(part * tops, ((0, 0), (0, 1)))
-        worst = np.maximum(worst, (products[:, 1:] + products[:, :-1]).max(1))
-    found: np.ndarray = worst > LIMIT
+    found = np.full(params.scale.shape, float(LIMITS[0]))
+    for limit in LIMITS[1:]:
+        scale = (params.scale * (LIMITS[0] / found)).astype(np.float32)
+        bad = overflows(unit, scheme.quantize(weight, replace(params, scale=scale)), reached)
+        found[bad] = limit
     return found
 
 
-def _rows(unit: Unit, weight: np.ndarray, axis: int) -> np.ndarray:
-    """Return a weight as (output channels, K), input channels fastest, as kernels pack it."""
-    rows = np.moveaxis(weight, axis, 0)
+def overflows(unit: Unit, integers: np.ndarray, reached: Met) -> np.ndarray:
+    """Return which output channels of a unit leave int16, bool of shape (channels,).
+
+    Args:
+        unit: The unit.
+        integers: Its weight.
+        reached: What its inputs reach.
+    """
+    rows = np.moveaxis(integers, static.axis(unit.node), 0)
     if unit.node.op == "Conv":
         rows = np.moveaxis(rows, 1, -1)
-    return rows.reshape(rows.shape[0], -1)
+    groups = len(reached.tops)
+    return reached.overflows(rows.reshape(groups, len(rows) // groups, -1)).reshape(-1)

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from onnxopt_passes.quant.coded import Coded
+    from onnxopt_passes.quant.saturation import Met
     from onnxopt_passes.quant.units import Unit
 
 LARGEST_BIAS = 2.0**30
 """Steps that a bias may take of int32; the accumulator needs the rest."""
 
-SAFE = 64
-"""A weight up to here cannot saturate: 2 * 255 * 64 < 2^15."""
+FULL = 127
+"""The largest magnitude of int8 that is used."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,9 @@ class Recipe:
         activations: The grid of activations.
         weights: The grid of weights.
         channelwise: Whether weights have one scale a channel.
-        narrow: Indices of output channels whose weights stay within +-64, by unit; others use
-            all of int8.
-        tops: The largest integer of each input channel, by unit, where sums of two products
-            saturate int16.
+        narrow: Largest magnitude of the integers of each output channel, by unit, (channels,);
+            units that are not in it use all of int8.
+        met: What inputs reach, by unit, where sums of two products saturate int16.
         biases: What is added to the bias of a unit, by its name, shape (channels,).
         refined: Integers and scales of weights that are better than rounding to nearest, by unit.
     """
@@ -52,7 +52,7 @@ class Recipe:
     weights: Grid = GRIDS["int8"]
     channelwise: bool = True
     narrow: Mapping[str, np.ndarray] = field(default_factory=dict)
-    tops: Mapping[str, np.ndarray] = field(default_factory=dict)
+    met: Mapping[str, Met] = field(default_factory=dict)
     biases: Mapping[str, np.ndarray] = field(default_factory=dict)
     refined: Mapping[str, Coded] = field(default_factory=dict)
 
@@ -80,16 +80,15 @@ def weight_params(
 ) -> Params:
     """Return the scheme of a unit's weight.
 
-    Scales span each channel, are wider where it may only use +-64, and wider still where the bias
-    would not fit into int32.
+    Scales span each channel, are wider where it may not use all of int8, and wider still where the
+    bias would not fit into int32.
     """
     along = axis(unit.node) if recipe.channelwise else None
     params = scheme.fit(weight, recipe.weights, True, along)
     scale = params.scale.astype(np.float64)
-    narrow = recipe.narrow.get(unit.name)
-    if narrow is not None and narrow.any():
-        mask = narrow if along is not None else narrow.any()
-        scale = np.where(mask, scale * (127 / SAFE), scale)
+    most = recipe.narrow.get(unit.name)
+    if most is not None:
+        scale = scale * (FULL / (most if along is not None else most.min()))
     least = needed(bias, incoming)
     scale = np.maximum(scale, least if along is not None else least.max(initial=0))
     return replace(params, scale=np.asarray(scale, np.float32))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxopt.model import Model
     from onnxopt.samples import Samples
     from onnxopt_passes.quant.readings import Reading
+    from onnxopt_passes.quant.saturation import Met
     from onnxopt_passes.quant.scheme import Params
     from onnxopt_passes.quant.static import Recipe
     from onnxopt_passes.quant.units import Unit
@@ -62,19 +63,18 @@ def _item(unit: Unit, reading: Reading, recipe: Recipe, incoming: Params) -> Ite
     weight = reading.layer.weight.values
     params = static.weight_params(unit, weight, recipe, static.bias_of(unit), incoming)
     plain = Coded(weight.shape, params, scheme.quantize(weight, params))
-    top = recipe.tops.get(unit.name)
-    overflow = None if top is None else partial(_overflow, unit, top)
+    met = recipe.met.get(unit.name)
+    overflow = None if met is None else partial(_overflow, unit, met)
     return Item(reading, plain, unit.node.op != "MatMul", _most(unit, recipe, params), overflow)
 
 
 def _most(unit: Unit, recipe: Recipe, params: Params) -> np.ndarray | None:
     """Return the largest magnitude of each scale's integers, None where all have all of int8."""
-    narrow = recipe.narrow.get(unit.name)
-    if narrow is None or not narrow.any():
+    most = recipe.narrow.get(unit.name)
+    if most is None or (most == static.FULL).all():
         return None
-    mask = narrow if params.axis is not None else narrow.any()
-    return np.where(mask, float(static.SAFE), float(recipe.weights.highest))
+    return most if params.axis is not None else np.asarray(most.min())
 
 
-def _overflow(unit: Unit, top: np.ndarray, integers: np.ndarray) -> np.ndarray:
-    return saturation.overflows(unit, integers.astype(np.int64), top)
+def _overflow(unit: Unit, met: Met, integers: np.ndarray) -> np.ndarray:
+    return saturation.overflows(unit, integers, met)

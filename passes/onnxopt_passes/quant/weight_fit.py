@@ -2,7 +2,8 @@
 
 1  rounded to nearest
 2  biases that make up for the mean of the error, kept where the held-out noise falls
-3  scales and integers refined on what each layer reads, kept alike
+3  scales and integers refined on what each layer reads, kept alike; where that is not known
+   (bodies, embeddings), scales of few bits by the weight alone
 4  while the metric still falls too far, the weights that cost most a byte saved are stored finer:
    in 8 bits a channel, then in 16, then in float
 
@@ -21,8 +22,9 @@ from onnxopt.errors import SamplesError
 from onnxopt.margins import CAUTION
 from onnxopt.runtime import CannotRun
 from onnxopt.statistics import linear
-from onnxopt_passes.quant import finer, forms, gates, readings, trial
+from onnxopt_passes.quant import finer, forms, gates, readings, recovery, scales, trial
 from onnxopt_passes.quant.layer_fit import Item, LayerFit, Won
+from onnxopt_passes.quant.refine import FEW_BITS
 from onnxopt_passes.quant.trial import Trial
 
 if TYPE_CHECKING:
@@ -150,6 +152,24 @@ class _Fit:
             "weights", lambda won: self._build(changed(won)), items, self.trial, self.ctx
         )
         self.now |= changed(fits.won(kept))
+        self._rescale([name for name in self.now if name not in items])
+
+    def _rescale(self, names: Collection[str]) -> None:
+        """Choose scales of few bits by the weight alone, where held-out noise falls."""
+        able = [self.now[n] for n in names if self.now[n].coded.grid.bits <= FEW_BITS]
+        other = {
+            one.name: replace(one, coded=scales.shrunk(one.form.weight.values, one.coded))
+            for one in able
+        }
+        if not other:
+            return
+
+        def build(part: Collection[str]) -> Exported:
+            return self._build({name: other[name] for name in part})
+
+        kept = recovery.keep(scales.STEP, list(other), build, self.trial)
+        kept.report(self.ctx, "weights")
+        self.now |= {name: other[name] for name in kept.names}
 
     def _hold(self) -> None:
         """Store weights finer until the metric holds on the trying part."""
