@@ -30,6 +30,9 @@ from onnxopt.model import Model
 
 TARGETS = ("portable", "ort-cpu")
 
+ROUNDS = 8
+"""Sessions of each model: beside other work, the median of fewer moves by some hundredths."""
+
 LOADS = 12
 """How often each file is loaded."""
 
@@ -65,7 +68,7 @@ def measured(entry: Entry, folder: Path, slim: Worker) -> Speed:
             progress("latency", entry.name, target, f"refused: {e}")
             faster[target] = (math.nan, math.nan)
             continue
-        old, new = in_rounds(source, Model.load(path).export(), feed)
+        old, new = in_rounds(source, Model.load(path).export(), feed, ROUNDS)
         pairs = median(a / b for a, b in zip(old, new, strict=True))
         faster[target] = (min(old) / min(new), pairs)
         times += old

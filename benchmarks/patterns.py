@@ -229,6 +229,11 @@ PATTERNS: dict[str, str] = {
         "float a = {-0.1}",
         *("r = Relu(x)", "n = Neg(x)", "q = Relu(n)", "m = Mul(q, a)", "y = Add(r, m)"),
     ),
+    "sigmoid": model(
+        IMAGE,
+        "float one = {1}",
+        *("n = Neg(x)", "e = Exp(n)", "p = Add(e, one)", "y = Div(x, p)"),
+    ),
     "elu_where": model(
         IMAGE,
         "float o = {0}, float one = {1}",

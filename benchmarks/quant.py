@@ -1,7 +1,9 @@
-"""Bytes, latency, noise and score of quantized models, beside onnxruntime's own quantizer.
+"""Bytes, latency, noise and score of quantized models, beside the quantizers of others.
 
     python benchmarks/quant.py models/digits_dscnn.onnx models/digits_dscnn.calib.npz
     python benchmarks/quant.py --task zoo:NAME --task zoo:OTHER
+
+Others are onnxruntime's own, and NNCF's, AIMET's and onnxsim's if installed (`quantizers`).
 
 Columns: bytes and time over those of the source, median and least of runs in turn on one thread;
 the relative squared error of the outputs on samples that no tool was given; the score. A task is
@@ -12,16 +14,16 @@ the relative squared error of the outputs on samples that no tool was given; the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
-from onnxruntime import quantization as ort_quantization
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from quantizers import TOOLS
 
 import onnxopt
 from onnxopt.model import Exported, Model
@@ -29,57 +31,14 @@ from onnxopt.runtime import Session, Settings, interleave
 from onnxopt.samples import open_samples
 from onnxopt_passes.quant.trial import relative
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 CALIBRATION = 100
 """Samples that tools are given."""
 
 CHECKED = 50
 """Samples that noise is measured on."""
-
-Maker = Callable[[Path, Path, list[dict[str, Any]]], None]
-"""(source, result, samples) -> nothing; writes the result."""
-
-
-class Feeds(ort_quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Samples as onnxruntime's quantizer wants them."""
-
-    def __init__(self, feeds: list[dict[str, Any]]) -> None:
-        self.feeds: Iterator[dict[str, Any]] = iter(feeds)
-
-    def get_next(self) -> dict[str, Any] | None:
-        """Return the next sample."""
-        return next(self.feeds, None)
-
-
-def default(source: Path, result: Path, feeds: list[dict[str, Any]]) -> None:
-    """Make what `quantize_static` makes if it is told nothing."""
-    ort_quantization.quantize_static(source, result, Feeds(feeds))
-
-
-def u8s8(source: Path, result: Path, feeds: list[dict[str, Any]]) -> None:
-    """Make what onnxruntime's documentation advises for x64, after its pre-processing."""
-    prepared = result.with_suffix(".prepared.onnx")
-    quant_pre_process(source, prepared, skip_symbolic_shape=True)
-    kind = ort_quantization.QuantType
-    ort_quantization.quantize_static(
-        prepared,
-        result,
-        Feeds(feeds),
-        per_channel=True,
-        activation_type=kind.QUInt8,
-        weight_type=kind.QInt8,
-    )
-
-
-def dynamic(source: Path, result: Path, feeds: list[dict[str, Any]]) -> None:
-    """Make what `quantize_dynamic` makes a channel."""
-    ort_quantization.quantize_dynamic(source, result, per_channel=True)
-
-
-TOOLS: dict[str, Maker] = {
-    "onnxruntime static": default,
-    "onnxruntime static U8S8": u8s8,
-    "onnxruntime dynamic": dynamic,
-}
 
 
 def main() -> None:
@@ -118,7 +77,8 @@ def compare(
     for name, make in TOOLS.items():
         files[name] = folder / f"{path.stem}.{name.replace(' ', '_')}.onnx"
         try:
-            make(path, files[name], feeds)
+            with contextlib.redirect_stdout(io.StringIO()):
+                make(path, files[name], feeds)
             Session(Exported(onnx.load(files[name]), {}), Settings(True)).run(feeds[0])
         except Exception as e:  # noqa: BLE001  # whatever a peer raises is its result
             print(f"{name:26}{type(e).__name__}: {' '.join(str(e).split())[:80]}")

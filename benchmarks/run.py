@@ -42,9 +42,11 @@ def stored() -> dict[str, str]:
 
 
 def page(sections: dict[str, str]) -> str:
-    """Return the whole of results.md."""
-    known = [f"## {title}\n\n{sections[title]}\n" for title in TITLES.values() if title in sections]
-    return "\n".join(["# Results\n", "Written by `benchmarks/run.py`; see README.md.\n", *known])
+    """Return the whole of results.md; sections of others come last, as they are."""
+    titles = [t for t in TITLES.values() if t in sections]
+    titles += [t for t in sections if t not in titles]
+    parts = [f"## {title}\n\n{sections[title]}\n" for title in titles]
+    return "\n".join(["# Results\n", "Written by `benchmarks/run.py`; see README.md.\n", *parts])
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ def infer(model: Model, known: Mapping[int, Sequence[int | str | None]] | None =
     exported, names = model.export_named()
     proto = exported.proto
     forget(proto)
+    returned = {v.name: v for v in proto.graph.output}
     made = (t for node in model.graph.nodes for t in node.outputs if known and id(t) in known)
     for tensor in made:
         kind = getattr(tensor, "inferred", (None,))[0]
@@ -55,7 +56,10 @@ def infer(model: Model, known: Mapping[int, Sequence[int | str | None]] | None =
             value = onnx.helper.make_tensor_value_info(
                 names[id(tensor)], element, known[id(tensor)]
             )
-            proto.graph.value_info.append(value)
+            if value.name in returned:
+                returned[value.name].type.CopyFrom(value.type)
+            else:
+                proto.graph.value_info.append(value)
     _lend(proto.graph, {})
     try:
         found = shape_inference.infer_shapes(proto, data_prop=True).graph

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxopt import metrics
+from onnxopt import readout
 
 if TYPE_CHECKING:
     from onnxopt.parity import Outputs
@@ -44,7 +44,7 @@ class Margins:
 
     def add(self, wanted: Outputs, found: Outputs) -> None:
         """Take in one sample; outputs without class scores say nothing."""
-        p, q = (metrics.class_probabilities(outputs) for outputs in (wanted, found))
+        p, q = (readout.class_probabilities(outputs) for outputs in (wanted, found))
         if p is None or q is None or p.shape != q.shape or p.ndim != 2 or self._rows >= MOST_ROWS:
             return
         top = p.argmax(-1)

@@ -12,17 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt import detections, sequences
+from onnxopt import detections, readout, sequences
 from onnxopt.errors import SpecError
 from onnxopt.parity import Outputs, flat, is_float
 
 Score = Callable[[Outputs, Outputs, "np.ndarray | None"], float]
 """(outputs, outputs of the source model, label) -> score of one sample."""
-
-MOST_CLASSES = 100_000
-
-MOST_STEPS = 2048
-"""Rows of probabilities that are taken for one sequence; more are places of a map, or anchors."""
 
 
 @dataclass(frozen=True)
@@ -82,34 +77,32 @@ def expected_accuracy(outputs: Outputs, reference: Outputs, label: np.ndarray | 
     The mean over rows of p(argmax of the outputs), p the source's probabilities: a flip between
     near ties costs next to nothing, one against a certain class costs it all.
     """
-    p = _probabilities(_scores(reference))
+    p = readout.probabilities(_scores(reference))
     best = _scores(outputs).argmax(-1)
     return float(np.mean(np.take_along_axis(p, best[..., None], -1)))
 
 
 def sequence(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
-    """How likely what the outputs read is, beside what the source reads (`sequences`).
+    """What the outputs read is worth, beside what the source reads (`sequences.worth`).
 
     The mean over the batch, by the source's own probabilities. A line of text is right as a whole
     or not at all, so one symbol that changes against a certain one costs all of it, however many
     steps are as they were; a change between near ties costs next to nothing.
     """
-    found = _find_steps(reference)
+    found = readout.steps(reference)
     if found is None:
         raise SpecError("no output has shape (batch, steps, classes) on some samples")
     name, scores = found
-    p, q = _probabilities(scores.astype(np.float64)), dict(flat(outputs)).get(name)
+    p, q = readout.probabilities(scores.astype(np.float64)), dict(flat(outputs)).get(name)
     if q is None or p.shape != q.shape:
         return 0.0
     paths = q.argmax(-1)
-    return float(
-        np.mean([sequences.likelihood_ratio(*pair) for pair in zip(p, paths, strict=True)])
-    )
+    return float(np.mean([sequences.worth(*pair) for pair in zip(p, paths, strict=True)]))
 
 
 def detected(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
     """Share of detections, by weight, that both have in common (`detections`)."""
-    found = _find_table(reference)
+    found = readout.table(reference)
     if found is None:
         raise SpecError("no output joins boxes and scores on some samples; name another metric")
     name, want = found
@@ -172,7 +165,8 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
     """Return the metric called `name`, a `module:function`, or what fits the outputs.
 
     With labels and class scores (a float output of shape (rows, classes)): accuracy. With class
-    scores alone: expected accuracy. With probabilities of shape (batch, steps, classes), as
+    scores alone: expected accuracy. Embeddings have that shape too: see `readout`.
+    With probabilities of shape (batch, steps, classes), as
     recognizers of text and speech have them: sequence. With boxes and scores in one output:
     detections. Else: cosine.
 
@@ -180,7 +174,9 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
         SpecError: No metric has that name, or it needs labels and there are none.
     """
     if name is None:
-        if _find_scores(outputs) is None:
+        scores = readout.class_scores(outputs)
+        doubtful = scores is not None and (readout.embedded(scores) or readout.undecided(scores))
+        if scores is None or (doubtful and not labelled):
             fitting = _unnamed(outputs)
             return Metric(fitting, METRICS[fitting])
         chosen = "accuracy" if labelled else "expected-accuracy"
@@ -190,11 +186,11 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
     check(name)
     if name == "accuracy" and not labelled:
         raise SpecError("metric 'accuracy' needs labels: put an array `labels` into the samples")
-    if name in ("accuracy", "expected-accuracy") and _find_scores(outputs) is None:
+    if name in ("accuracy", "expected-accuracy") and readout.class_scores(outputs) is None:
         raise SpecError(f"metric {name!r} needs an output of shape (rows, classes); there is none")
     needed = {
-        "sequence": (_find_steps, "of shape (batch, steps, classes)"),
-        "detections": (_find_table, "that joins boxes in pixels and scores"),
+        "sequence": (readout.steps, "of shape (batch, steps, classes)"),
+        "detections": (readout.table, "that joins boxes in pixels and scores"),
     }
     find, words = needed.get(name, (None, ""))
     if find is not None and find(outputs) is None:
@@ -203,10 +199,10 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
 
 
 def _unnamed(outputs: Outputs) -> str:
-    steps = _find_steps(outputs)
-    if steps is not None and distributed(steps[1]):
+    steps = readout.steps(outputs)
+    if steps is not None and readout.distributed(steps[1]):
         return "sequence"
-    return "cosine" if _find_table(outputs) is None else "detections"
+    return "cosine" if readout.table(outputs) is None else "detections"
 
 
 def summarize(metric: str, source: list[float], scores: list[float]) -> Verdict:
@@ -217,33 +213,6 @@ def summarize(metric: str, source: list[float], scores: list[float]) -> Verdict:
     if metric in FLIPS:  # none among n samples is what 3 in n look like, 1 time in 20
         error = max(error, 3 / n)
     return Verdict(metric, float(np.mean(scores)), float(np.mean(drops)), error, n)
-
-
-def class_probabilities(outputs: Outputs) -> np.ndarray | None:
-    """Return the probabilities of the first output of shape (rows, classes), None if there is none.
-
-    Scores that are no probabilities go through softmax.
-    """
-    found = _find_scores(outputs)
-    return None if found is None else _probabilities(found.astype(np.float64))
-
-
-def distributed(values: np.ndarray) -> bool:
-    """Whether values are probabilities along the last of three axes, or logarithms of some."""
-    if not is_float(values) or values.ndim != 3 or not values.size:
-        return False
-    if (values >= 0).all():
-        return bool(np.allclose(values.sum(-1, dtype=np.float64), 1, atol=1e-3))
-    if (values <= 0).all():
-        return bool(np.allclose(np.exp(values.astype(np.float64)).sum(-1), 1, atol=1e-3))
-    return False
-
-
-def logarithms(values: np.ndarray) -> np.ndarray:
-    """Return the logarithms of what `distributed` says yes to."""
-    if (values <= 0).all():
-        return values
-    return np.asarray(np.log(np.maximum(values, sequences.LEAST)))
 
 
 def _imported(name: str) -> Score:
@@ -259,45 +228,11 @@ def _imported(name: str) -> Score:
     return score
 
 
-def _find_scores(outputs: Outputs) -> np.ndarray | None:
-    for _, value in flat(outputs):
-        if is_float(value) and value.ndim == 2 and 2 <= value.shape[1] <= MOST_CLASSES:
-            return value
-    return None
-
-
 def _scores(outputs: Outputs) -> np.ndarray:
-    found = _find_scores(outputs)
+    found = readout.class_scores(outputs)
     if found is None:
         raise SpecError("no output has shape (rows, classes) on some samples; name another metric")
     return found.astype(np.float64)
-
-
-def _find_table(outputs: Outputs) -> tuple[str, np.ndarray] | None:
-    """Return the first output that joins boxes and scores."""
-    return next(((n, v) for n, v in flat(outputs) if detections.layout(v) is not None), None)
-
-
-def _find_steps(outputs: Outputs) -> tuple[str, np.ndarray] | None:
-    """Return the output of shape (batch, steps, classes), the first with probabilities if any."""
-    found = [
-        (name, value)
-        for name, value in flat(outputs)
-        if is_float(value)
-        and value.ndim == 3
-        and value.shape[1] <= MOST_STEPS
-        and 2 <= value.shape[2] <= MOST_CLASSES
-    ]
-    sure = next((pair for pair in found if distributed(pair[1])), None)
-    return sure or next(iter(found), None)
-
-
-def _probabilities(scores: np.ndarray) -> np.ndarray:
-    """Return scores that are probabilities as they are, others through softmax."""
-    if (scores >= 0).all() and np.allclose(scores.sum(-1), 1, atol=1e-3):
-        return scores
-    e = np.exp(scores - scores.max(-1, keepdims=True))
-    return np.asarray(e / e.sum(-1, keepdims=True))
 
 
 def _pairs(outputs: Outputs, reference: Outputs) -> list[tuple[np.ndarray, np.ndarray]]:

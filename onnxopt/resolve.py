@@ -84,6 +84,22 @@ def _sliced(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
     return tuple(found)
 
 
+def _joined(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
+    """Return what a Concat makes of tensors; a sum of symbols is written as PyTorch writes it."""
+    found = [shapes.dims(t) for t in node.inputs]
+    axis = match.attribute(node, "axis", None)
+    if not isinstance(axis, int) or any(d is None for d in found):
+        return None
+    parts = [d[axis] for d in found if d is not None and -len(d) <= axis < len(d)]
+    if len(parts) < len(found) or not all(_known(d) for d in parts):
+        return None
+    number = sum(d for d in parts if isinstance(d, int))
+    terms = [*sorted(d for d in parts if isinstance(d, str)), *([str(number)] if number else [])]
+    whole = list(found[0] or ())
+    whole[axis] = " + ".join(terms) if len(terms) > (number > 0) else number
+    return tuple(whole)
+
+
 def _tiled(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
     """Return what a Tile makes of a tensor."""
     dims, repeats = shapes.dims(node.inputs[0]), inputs[1]
@@ -180,6 +196,7 @@ RESOLVE = {
     "Reshape": _reshaped,
     "Expand": _expanded,
     "Range": _ranged,
+    "Concat": _joined,
     "Slice": _sliced,
     "Tile": _tiled,
     "Add": _spread,

@@ -18,13 +18,21 @@ import numpy as np
 LEAST = 1e-30
 """The smallest probability, to take the logarithm of."""
 
+LEAST_CHANCE = 0.25
+"""Chance to be right that a reading is given at least: that of a long one is always small."""
 
-def likelihood_ratio(p: np.ndarray, path: np.ndarray) -> float:
-    """Return P(reading of a path) / P(reading of the likeliest path), 1 at most.
+
+def worth(p: np.ndarray, path: np.ndarray) -> float:
+    """Return what a path is worth beside the likeliest one, by the chance of each to be right.
+
+        1 - (1 - P(reading) / P(best reading)) max(P(best reading), LEAST_CHANCE)
 
     Args:
         p: Probabilities, float64 of shape (steps, classes).
         path: Classes, int64 of shape (steps,).
+
+    Returns:
+        1 for the same reading; less the more likely it is that a right one was lost.
     """
     best = p.argmax(-1)
     if np.array_equal(path, best):
@@ -33,13 +41,14 @@ def likelihood_ratio(p: np.ndarray, path: np.ndarray) -> float:
     blank = blank_of(best, p.shape[1])
     if blank is None:
         steps = np.arange(len(p))
-        change = float(np.sum(logs[steps, path] - logs[steps, best]))
+        found, whole = (float(np.sum(logs[steps, x])) for x in (path, best))
     else:
         ours, theirs = reading(path, blank), reading(best, blank)
         if np.array_equal(ours, theirs):
             return 1.0
-        change = log_probability(logs, ours, blank) - log_probability(logs, theirs, blank)
-    return float(np.exp(min(change, 0.0)))
+        found, whole = (log_probability(logs, x, blank) for x in (ours, theirs))
+    lost = -np.expm1(min(found - whole, 0.0))
+    return float(1 - lost * max(np.exp(whole), LEAST_CHANCE))
 
 
 def blank_of(path: np.ndarray, classes: int) -> int | None:

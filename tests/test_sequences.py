@@ -34,19 +34,29 @@ def test_the_probability_of_a_reading_is_the_sum_over_its_paths(symbols):
 
 def test_a_symbol_that_comes_a_step_earlier_reads_the_same():
     p = spikes([0, 0, 3, 0, 0, 4, 4, 0])
-    assert sequences.likelihood_ratio(p, np.array([0, 3, 3, 0, 0, 0, 4, 0])) == 1.0
+    assert sequences.worth(p, np.array([0, 3, 3, 0, 0, 0, 4, 0])) == 1.0
 
 
 @pytest.mark.parametrize("path", [[0, 0, 2, 0, 0, 4], [0, 0, 0, 0, 0, 4], [1, 0, 3, 0, 0, 4]])
 def test_another_a_missing_and_an_added_symbol_lose_the_line(path):
-    assert sequences.likelihood_ratio(spikes([0, 0, 3, 0, 0, 4]), np.array(path)) < 0.1
+    assert sequences.worth(spikes([0, 0, 3, 0, 0, 4]), np.array(path)) < 0.15
 
 
 def test_a_change_between_near_ties_costs_little():
     p = spikes([0, 0, 3, 0, 0, 4])
     p[2] = [0.02, 0, 0.47, 0.49, 0.02, 0]
-    found = sequences.likelihood_ratio(p, np.array([0, 0, 2, 0, 0, 4]))
-    assert 0.9 < found < 1
+    found = sequences.worth(p, np.array([0, 0, 2, 0, 0, 4]))
+    assert 0.97 < found < 1
+
+
+def test_a_line_that_is_unsure_anyway_costs_less_but_never_next_to_nothing():
+    sure, unsure, hopeless = (
+        1 - sequences.worth(spikes(path, sure=p), np.array([0, 0, 2, *path[3:]]))
+        for path, p in (([0, 0, 3, 0], 0.98), ([0, 0, 3, 0], 0.8), ([0, 0, 3, 0] * 20, 0.8))
+    )
+    assert sure > 0.85
+    assert 0.3 < unsure < 0.7
+    assert 0.2 < hopeless <= 0.25
 
 
 def test_one_line_in_sixty_weighs_the_same_however_long_it_is():
@@ -55,13 +65,13 @@ def test_one_line_in_sixty_weighs_the_same_however_long_it_is():
         path[1::4] = 3
         wrong = path.copy()
         wrong[5] = 2
-        assert sequences.likelihood_ratio(spikes(path), wrong) < 0.1
+        assert sequences.worth(spikes(path, sure=0.9999), wrong) < 0.1
 
 
 def test_without_a_blank_every_step_counts():
     p = spikes([2, 2, 3, 3, 2, 2])
     assert sequences.blank_of(p.argmax(-1), 6) is None
-    assert sequences.likelihood_ratio(p, np.array([2, 2, 2, 3, 2, 2])) < 0.1
+    assert sequences.worth(p, np.array([2, 2, 2, 3, 2, 2])) < 0.15
 
 
 @pytest.mark.parametrize(
@@ -81,7 +91,7 @@ def test_the_metric_follows_from_the_output(output, wanted):
 def test_the_mean_over_the_batch():
     want = np.stack([spikes([0, 3, 0, 4]), spikes([0, 3, 0, 4])]).astype(np.float32)
     got = np.stack([spikes([0, 3, 0, 4]), spikes([0, 2, 0, 4])]).astype(np.float32)
-    assert metrics.sequence({"y": got}, {"y": want}, None) == pytest.approx(0.5, abs=0.05)
+    assert metrics.sequence({"y": got}, {"y": want}, None) == pytest.approx(0.5, abs=0.1)
 
 
 def test_another_shape_is_another_reading():

@@ -49,3 +49,28 @@ def test_only_some_nodes(cli):
 def test_nothing_to_explain(cli):
     page = cli("explain", "model.onnx").page
     assert "no rule stands back" in page
+
+
+RMS = """
+<ir_version: 10, opset_import: ["" : 23]>
+g (float[N,5,8] x) => (float[N,5,8] y)
+   <float[8] w, float two = {2}, float eps = {0.00001}, int64[1] last = {-1}>
+{
+  [pow] p = Pow(x, two)
+  v = ReduceMean(p, last)
+  %s
+}
+"""
+
+
+def test_nothing_is_said_of_a_node_that_another_rule_has_taken(cli):
+    save(RMS % "e = Add(v, eps) r = Sqrt(e) n = Div(x, r) y = Mul(n, w)")
+    found = cli("explain", "near.onnx", "--json").json
+    assert [edit.partition("@")[0] for edit in found["made"]] == ["rms_normalization"]
+    assert found["missed"] == []
+
+
+def test_a_node_that_stays_is_told_of(cli):
+    save(RMS % "y = Mul(x, v)")
+    found = cli("explain", "near.onnx", "--json").json
+    assert [(m["rule"], m["node"]) for m in found["missed"]] == [("pow", "pow")]

@@ -1,9 +1,10 @@
 """Regressions find the layer that made the targets, and refuse what does not help."""
 
 import numpy as np
+import pytest
 
 from onnxopt.statistics import Moments
-from onnxopt_passes.prune.least_squares import absorb, refit
+from onnxopt_passes.prune.least_squares import RIDGES, absorb, best_ridge, refit
 
 
 def statistics(x, y):
@@ -65,3 +66,19 @@ def test_absorb_without_a_bias_is_a_regression_through_zero():
     matrix, _ = absorb(w, np.zeros(3), statistics(x, y), kept, biased=False, ridge=1e-9)
     want = np.linalg.lstsq(x[:, kept], y - b, rcond=None)[0].T
     np.testing.assert_allclose(matrix, want, atol=1e-3)
+
+
+@pytest.mark.parametrize("least", range(len(RIDGES)))
+def test_the_best_ridge_is_found_downhill(least):
+    tried = []
+
+    def error(ridge):
+        tried.append(ridge)
+        return abs(RIDGES.index(ridge) - least)
+
+    assert best_ridge(error) == (RIDGES[least], 0)
+    assert len(tried) == len(set(tried)) <= 4
+
+
+def test_a_ridge_that_gives_no_number_is_not_taken():
+    assert best_ridge(lambda ridge: np.nan if ridge < 0.1 else ridge) == (0.1, 0.1)

@@ -40,8 +40,9 @@ def _without_gate(kept, shares, price):
 def _hold(monkeypatch, recut, quicker=False, timed=True, max_drop=0.01):
     asked = []
 
-    def faster(before, after, trial, ctx):
+    def faster(before, after, trial, ctx, ratio):
         asked.append((before, after))
+        assert ratio < 1
         return quicker, ""
 
     monkeypatch.setattr(holding, "faster", faster)

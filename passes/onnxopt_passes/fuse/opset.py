@@ -19,7 +19,13 @@ from onnxopt import match
 from onnxopt.model import Exported, Model
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from onnxopt.base import Context
+
+
+SCAN = 9
+"""The opset from which on Scan is what it is now: before, it went over a batch as well."""
 
 
 def raise_opset(model: Model, ctx: Context, version: int) -> int:
@@ -39,7 +45,7 @@ def raise_opset(model: Model, ctx: Context, version: int) -> int:
     if not ctx.allow(edit):
         return 0
     before = model.export()
-    reason = _obstacle(before.proto, version)
+    reason = _obstacle(before.proto, model.opset, version)
     if not reason:
         try:
             after = _merged(
@@ -57,14 +63,25 @@ def raise_opset(model: Model, ctx: Context, version: int) -> int:
     return 1
 
 
-def _obstacle(proto: onnx.ModelProto, version: int) -> str:
+def _obstacle(proto: onnx.ModelProto, current: int, version: int) -> str:
     """Return why a model cannot be converted as a whole; an empty text if it may."""
     newest = onnx.defs.onnx_opset_version()
     if version > newest:
         return f"this onnx knows opsets up to {newest}"
     if proto.functions:
         return "it has functions of its own, which the converter drops"
+    if current < SCAN and any(node.op_type == "Scan" for node in _nodes(proto.graph)):
+        return f"it has a Scan of before opset {SCAN}, which the converter takes for one of today's"
     return ""
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph, and of the bodies in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
 
 
 def _merged(source: onnx.ModelProto, converted: onnx.ModelProto, version: int) -> onnx.ModelProto:

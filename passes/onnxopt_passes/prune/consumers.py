@@ -8,29 +8,39 @@ import numpy as np
 
 from onnxopt.model import ir
 from onnxopt_passes.prune.collect import from_channel
-from onnxopt_passes.prune.least_squares import RIDGES, absorb
+from onnxopt_passes.prune.least_squares import absorb, best_ridge
 from onnxopt_passes.prune.obs import Ranking, Reader, rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from onnxopt.statistics.grams import Statistics
+    from onnxopt_passes.prune.cells import Cell
     from onnxopt_passes.prune.collect import Read
     from onnxopt_passes.prune.groups import Group, Member
 
 
-def ranking(group: Group, reads: Mapping[str, Read], least: int = 1) -> Ranking | None:
+def ranking(
+    group: Group,
+    reads: Mapping[str, Read],
+    least: int = 1,
+    cells: Mapping[str, Cell] | None = None,
+) -> Ranking | None:
     """Return the order in which a group's indices go, by OBS over all its consumers.
 
     Args:
         group: The group.
         reads: What the layers of the uncut model read, by name.
         least: The smallest width that is of interest.
+        cells: What recurrent cells read, by the names of their weights.
 
     Returns:
         None where no consumer is a layer with moments.
     """
     readers = [r for member in group.consumers for r in readers_of(member, reads)]
+    found = [(cells or {}).get(member.constant.name) for member in group.consumers]
+    for member, cell in zip(group.consumers, found, strict=True):
+        readers += [] if cell is None else cell.readers(member)
     return rank(readers, group.size, least=least) if readers else None
 
 
@@ -75,7 +85,7 @@ def absorb_cut(read: Read, dropped: np.ndarray) -> None:
     layer, taps = read.layer, 1 if read.shared else read.layer.taps
     kept = np.flatnonzero(np.repeat(~dropped, taps))
     matrix = read.matrix()
-    ridge = min(RIDGES, key=lambda r: _lost(read, matrix, *_absorbed(read, read.fitted, kept, r)))
+    ridge, _ = best_ridge(lambda r: _lost(read, matrix, *_absorbed(read, read.fitted, kept, r)))
     found, moved = _absorbed(read, read.moments, kept, ridge)
     whole = from_channel(layer, found) if read.shared else found
     offsets = layer.offsets()

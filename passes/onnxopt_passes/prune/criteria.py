@@ -25,7 +25,7 @@ import numpy as np
 
 from onnxopt import match
 from onnxopt.errors import PassError
-from onnxopt.metrics import class_probabilities
+from onnxopt.readout import class_probabilities
 from onnxopt_passes.prune.consumers import columns_of, read_of
 from onnxopt_passes.prune.gates import STEP, float_pairs
 from onnxopt_passes.prune.groups import Role

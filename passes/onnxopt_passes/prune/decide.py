@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from onnxopt.errors import SamplesError
 from onnxopt.runtime import Settings
 from onnxopt.statistics import linear
-from onnxopt_passes.prune import branch, search, widths
+from onnxopt_passes.prune import branch, cells, search, widths
 from onnxopt_passes.prune.budget import CURVES, Budget, Kind, Result, thinned
 from onnxopt_passes.prune.collect import HELD, collect
 from onnxopt_passes.prune.consumers import ranking
@@ -101,8 +101,9 @@ def decide(
     layers = linear.find_all(source.graph)
     some = thinned(samples, CURVES)
     reads = collect(source, layers, some.feeds, some.count(), ctx.seed, settings)
+    read_by = cells.collect(source, some.feeds(), settings)
     if rankings is None:
-        found = {g.name: ranking(g, reads, wish.least) for g in groups}
+        found = {g.name: ranking(g, reads, wish.least, read_by) for g in groups}
         rankings = {name: r for name, r in found.items() if r is not None}
         rankings = {**rankings, **(sorted_ones or {})}
     offered = _Offer(layers, wish, ctx.threads)
@@ -115,7 +116,7 @@ def decide(
             *(search.parameters(reads) if wish.kind == "params" else search.multiplications(reads)),
         ),
     )
-    shop = Workshop(source, groups, reads, cut, ctx.seed, settings)
+    shop = Workshop(source, groups, reads, cut, ctx.seed, settings, read_by)
     judge = Judge(source, thinned(aside, MOST_ASIDE).feeds(), ctx.metric, settings)
     result = Budget(shop, place, judge, samples, wish.kind, wish.value).run()
     return Decision(result, place, tuple(g.name for g in groups if g.name not in rankings))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxopt import metrics
+from onnxopt import metrics, readout
 from onnxopt.margins import Margins
 from onnxopt.parity import flat, is_float
 from onnxopt.runtime import Session, Settings
@@ -108,7 +108,7 @@ class Judge:
         return Judgement(mean if np.isfinite(mean) else float("inf"), drop)
 
     def _divergence(self, outputs: Outputs, wanted: Outputs) -> float:
-        p, q = (metrics.class_probabilities(found) for found in (wanted, outputs))
+        p, q = (readout.class_probabilities(found) for found in (wanted, outputs))
         if p is not None and q is not None and p.shape == q.shape:
             logs = np.log(p + FLOOR) - np.log(q + FLOOR)
             return max(float(np.mean(np.sum(p * logs, axis=-1))), 0.0)

@@ -22,6 +22,8 @@ import numpy as np
 from onnxopt.statistics.grams import merged
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from onnxopt.statistics.grams import Statistics
 
 RIDGES = (1e-5, 1e-3, 1e-2, 1e-1, 1.0)
@@ -78,17 +80,39 @@ def refit(
         (fitted, whole), tested = parts, held
     target = offsets if biased else np.zeros_like(offsets)
     before = float(tested.error(matrix, target).sum()) / scale
-    best, chosen = before, None
-    for ridge in RIDGES:
+
+    def error(ridge: float) -> float:
         found = _solve(fitted, matrix, ridge)
         shift = _offsets(fitted, found) if biased else target
-        error = float(tested.error(found, shift).sum()) / scale
-        if error < best:
-            best, chosen = error, ridge
-    if chosen is None:
+        return float(tested.error(found, shift).sum()) / scale
+
+    chosen, best = best_ridge(error)
+    if not best < before:
         return Fit(matrix, offsets, before, before, None)
     final = _solve(whole, matrix, chosen)
     return Fit(final, _offsets(whole, final) if biased else offsets, before, best, chosen)
+
+
+def best_ridge(error: Callable[[float], float]) -> tuple[float, float]:
+    """Return the ridge of `RIDGES` with the least error, and the error.
+
+    The error falls and then rises with the ridge: from the middle it is followed downhill.
+    """
+    found: dict[int, float] = {}
+
+    def at(index: int) -> float:
+        if not 0 <= index < len(RIDGES):
+            return np.inf
+        if index not in found:
+            value = error(RIDGES[index])
+            found[index] = value if np.isfinite(value) else np.inf
+        return found[index]
+
+    here = len(RIDGES) // 2
+    for step in (-1, 1):
+        while at(here + step) < at(here):
+            here += step
+    return RIDGES[here], at(here)
 
 
 def _without(part: Statistics, offsets: np.ndarray) -> Statistics:

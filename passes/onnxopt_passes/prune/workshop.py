@@ -11,7 +11,7 @@ from onnxopt.model import ir
 from onnxopt.statistics import linear
 from onnxopt.statistics.dependence import Dependence
 from onnxopt.statistics.stages import DEPLOYED
-from onnxopt_passes.prune import branch
+from onnxopt_passes.prune import branch, cells
 from onnxopt_passes.prune.compensate import compensate, twins
 from onnxopt_passes.prune.consumers import absorb_cut
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from onnxopt.model import Model
     from onnxopt.runtime import Settings
     from onnxopt.statistics.layer import Linear
+    from onnxopt_passes.prune.cells import Cell
     from onnxopt_passes.prune.collect import Read
     from onnxopt_passes.prune.groups import Group
     from onnxopt_passes.prune.least_squares import Fit
@@ -50,6 +51,7 @@ class Workshop:
             Names of nodes and of weights do not change.
         seed: Draws rows.
         settings: How models are loaded.
+        cells: What its recurrent cells read, by the names of their weights.
     """
 
     source: Model
@@ -58,6 +60,7 @@ class Workshop:
     cut: Callable[[Model, Mapping[str, np.ndarray]], Model]
     seed: int = 0
     settings: Settings = DEPLOYED
+    cells: Mapping[str, Cell] = field(default_factory=dict)
     _layers: dict[str, Linear] = field(default_factory=dict)
     _made: dict[str, _Made] = field(default_factory=dict)
 
@@ -89,6 +92,7 @@ class Workshop:
             read = self.reads.get(layer.name)
             if gone is not None and gone.any() and read is not None:
                 self._absorb(replace(read, layer=layer), gone)
+        cells.absorbed(full.graph, self.cells, dropped)
         return self.cut(full, keeps)
 
     def _absorb(self, read: Read, gone: np.ndarray) -> None:

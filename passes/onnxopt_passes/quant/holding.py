@@ -7,6 +7,8 @@ prices of error leave of the region: both are looked for, and timed.
 
 from __future__ import annotations
 
+import time
+from statistics import median
 from typing import TYPE_CHECKING
 
 from onnxopt import runtime
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
     from onnxopt_passes.quant.trial import Trial
     from onnxopt_passes.quant.units import Unit
 
-SECONDS = 1.0
+SECONDS = 3.0
 """Time spent on a comparison of two models."""
+
+CLEARLY = 0.97
+"""Share of a region's time that units alone have to stay under."""
 
 
 def hold(
@@ -52,15 +57,29 @@ def hold(
     other, other_noise = found([u for u in chosen if u.name in alone])
     if not other or other == kept:
         return kept, noise
-    if kept and not faster(build(kept), build(other), trial, ctx)[0]:
+    if kept and not faster(build(kept), build(other), trial, ctx, CLEARLY)[0]:
         return kept, noise
     return other, other_noise
 
 
-def faster(before: Exported, after: Exported, trial: Trial, ctx: Context) -> tuple[bool, str]:
-    """Time two models in turn; return whether the second is faster, and both times in words."""
+def faster(
+    before: Exported, after: Exported, trial: Trial, ctx: Context, ratio: float = 1.0
+) -> tuple[bool, str]:
+    """Time two models in turn; return whether the second is faster, and both times in words.
+
+    On one thread what counts is the thread's own time, not what other work on the machine takes.
+
+    Args:
+        before: The first model.
+        after: The second.
+        trial: Has inputs.
+        ctx: The run.
+        ratio: How much of the first's time the second may take, median and least.
+    """
     settings = Settings(True, ctx.threads, ctx.custom_ops)
     sessions = [Session(m, settings) for m in (before, after)]
-    old, new = runtime.interleave(sessions, trial.feed, SECONDS)
-    words = f"{1e3 * old.median:.3g} ms in float, {1e3 * new.median:.3g} ms in integers"
-    return new.median < old.median and new.minimum < old.minimum, words
+    clock = time.thread_time if ctx.threads == 1 else time.perf_counter
+    old, new = runtime.in_turn(sessions, trial.feed, SECONDS, clock=clock)
+    words = f"{1e3 * median(old):.3g} ms in float, {1e3 * median(new):.3g} ms in integers"
+    won = median(new) < ratio * median(old) and min(new) < ratio * min(old)
+    return won, words

@@ -95,7 +95,9 @@ def find(model: Model, least: int = LARGE) -> tuple[list[Weight], dict[str, str]
     weights: list[Weight] = []
     reasons: dict[str, str] = {}
     declared = _homes(model)
-    for name, tensor, values in _constants(model, least):
+    for name, tensor, values, readers in constants(model, least):
+        if _integers(values) or not _reads(readers[0], tensor):
+            continue
         reason = _reason(tensor, values)
         if reason and values.size > LARGE:
             reasons[name] = reason
@@ -124,21 +126,40 @@ def _owner(tensor: gs.Tensor) -> gs.Graph:
     return node.owner  # type: ignore[attr-defined, no-any-return]
 
 
-def _constants(model: Model, least: int) -> Iterator[tuple[str, gs.Tensor, np.ndarray]]:
-    """Yield what nodes read of large constants that may be weights, each once."""
+def constants(
+    model: Model, least: int
+) -> Iterator[tuple[str, gs.Tensor, np.ndarray, list[gs.Node]]]:
+    """Yield the large constants of all graphs but for scales of integers, each once.
+
+    Args:
+        model: The model.
+        least: Elements that they have more of.
+
+    Yields:
+        Path of the graph and name, the tensor, what it holds, and the nodes that read it, or the
+        node that has it as an attribute.
+    """
     seen: set[int] = set()
     for path, graph in model.graphs():
         for node in graph.nodes:
-            for tensor in node.inputs:
+            for tensor in (*node.inputs, *_held(node)):
                 if id(tensor) in seen:
                     continue
                 seen.add(id(tensor))
                 values = match.constant(tensor)
-                if values is None or values.size <= least or _integers(values):
+                if values is None or values.size <= least or is_scale(tensor):
                     continue
-                if is_scale(tensor):
-                    continue
-                yield f"{path}{tensor.name}", tensor, values
+                readers = list(tensor.outputs) if _reads(node, tensor) else [node]
+                yield f"{path}{tensor.name or node.outputs[0].name}", tensor, values, readers
+
+
+def _held(node: gs.Node) -> list[gs.Tensor]:
+    return [v for v in node.attrs.values() if isinstance(v, gs.Constant)]
+
+
+def _reads(node: gs.Node, tensor: gs.Tensor) -> bool:
+    """Whether a tensor is an input of a node, not an attribute."""
+    return any(t is tensor for t in node.inputs)
 
 
 def _integers(values: np.ndarray) -> bool:

@@ -133,15 +133,14 @@ def _candidates(
     model: Model, q: Quant, ctx: Context, mode: str, floats: dict[str, str]
 ) -> Iterator[tuple[Candidate, float]]:
     """Yield each node quantized alone, and the share of all that is done by then."""
-    steps = STEPS.get(mode, ())
+    steps = STEPS.get(mode, ("weights",))
     for number, step in enumerate(steps):
-        found = _integers(model, q, ctx, step, mode, floats)
+        if step == "weights":
+            found = _weights(model, q, ctx)
+        else:
+            found = _integers(model, q, ctx, step, mode, floats)
         for i, candidate in enumerate(found):
             yield candidate, (number + (i + 1) / len(found)) / len(steps)
-    if not steps:
-        found = _weights(model, q, ctx)
-        for i, candidate in enumerate(found):
-            yield candidate, (i + 1) / len(found)
 
 
 def _integers(
