@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import onnx
@@ -11,8 +12,9 @@ import pytest
 from onnxopt import deployed
 from onnxopt.parity import compare
 from onnxopt.runtime import Session, Settings
-from onnxopt_passes.quant import Quant, decide, dynamic
+from onnxopt_passes.quant import Quant, decide, dynamic, saturation
 from onnxopt_passes.quant.cpu import saturates
+from onnxopt_passes.quant.trial import relative
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
 
@@ -52,10 +54,48 @@ def test_products_fuse_and_share_their_input(model, context, cpu):
 def test_without_vnni_no_sum_of_two_weights_saturates():
     rng = np.random.default_rng(0)
     weight = rng.normal(0, 1, (64, 16)).astype(np.float32)
-    params = dynamic.weight_params(weight, 1, narrow=True, channelwise=True)
+    overflow = partial(dynamic.overflows, axis=1, reached=dynamic.anything(weight, 1))
+    limits = saturation.narrowed(weight, 1, overflow)
+    params = dynamic.weight_params(weight, 1, limits, channelwise=True)
     integers = np.rint(weight / params.scale).astype(int)
     for part in (np.maximum(integers, 0), np.maximum(-integers, 0)):
-        assert 255 * (part[1:] + part[:-1]).max() <= 32767
+        assert 255 * (part[1::2] + part[:-1:2]).max() <= 32767
+    assert limits.max() > 64
+
+
+def test_columns_that_do_not_saturate_on_samples_keep_all_of_int8(model, context):
+    text = HEAD + "g (float[N,64] x) => (float[N,48] y) <float[64,48] w> { y = MatMul(x, w) }"
+    built = model(text)
+    before = built.export()
+    ctx = context((6, 64), max_drop=1.0)
+    Quant(mode="dynamic", timed=False, cpu="generic").run(built, ctx)
+    after = built.export()
+    found = ctx.evidence["dynamic recovery"]["full range"]
+    assert found["kept"] == ["y"]
+    assert found["noise_after"] < found["noise_before"]
+    held = {t.name: onnx.numpy_helper.to_array(t) for t in after.whole().graph.initializer}
+    reached = np.abs(held["w.quantized"].astype(int)).max(0)
+    weight = _weight(before)
+    any_input = dynamic.anything(weight, 1)
+    overflow = partial(dynamic.overflows, axis=1, reached=any_input)
+    bound = saturation.narrowed(weight, 1, overflow)
+    assert reached.mean() > 1.1 * bound.mean()
+    pair = [Session(before), Session(after, Settings(True))]
+    feeds = ctx.calibration.feeds()
+    assert max(relative(*(s.run(f) for s in pair)) for f in feeds) < 0.001
+
+
+def _weight(exported):
+    return next(
+        onnx.numpy_helper.to_array(t) for t in exported.whole().graph.initializer if t.name == "w"
+    )
+
+
+def test_without_saturation_there_is_nothing_to_widen(model, context):
+    built = model(ENCODER)
+    ctx = context((5, 64), max_drop=1.0)
+    Quant(mode="dynamic", timed=False, cpu="x64-vnni").run(built, ctx)
+    assert "full range" not in ctx.evidence["dynamic recovery"]
 
 
 def test_tied_weights_stay_tied(model, context):

@@ -10,7 +10,7 @@ ConvInteger has no fused kernel and is several times slower than float.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,10 +21,11 @@ from onnxopt.statistics import linear
 from onnxopt_passes.quant import scheme, units
 from onnxopt_passes.quant.coded import Coded
 from onnxopt_passes.quant.layer_fit import Won
+from onnxopt_passes.quant.saturation import LIMITS, Met
 from onnxopt_passes.quant.scheme import GRIDS, Params
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from onnxopt.model import Model
 
@@ -37,10 +38,6 @@ NOTHING = Won()
 
 PARTS = ("product", "cast", "scales", "rescale", "bias")
 """What the nodes of a product are called behind its label."""
-
-
-SAFE = 64
-"""A weight up to here cannot saturate: 2 * 255 * 64 < 2^15."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def axis(node: gs.Node) -> int:
 def place(
     model: Model,
     chosen: Collection[str],
-    narrow: bool,
+    limits: Mapping[str, np.ndarray],
     channelwise: bool = True,
     won: Won = NOTHING,
 ) -> None:
@@ -98,7 +95,8 @@ def place(
     Args:
         model: Edited in place, inside `rewrite.editing`; opset 11 or later.
         chosen: Names of products.
-        narrow: Keep channels within +-64 whose sums of two products could saturate int16.
+        limits: Largest magnitude of the integers of each column, by name, where sums of two
+            products saturate int16.
         channelwise: Whether weights have one scale a column.
         won: Biases and weights that are better, by name.
     """
@@ -116,47 +114,44 @@ def place(
         tied = id(node.inputs[1]), axis(node)
         if tied not in held:
             refined = won.refined.get(product.name)
-            held[tied] = _weight(product, refined or _rounded(product, narrow, channelwise))
+            held[tied] = _weight(product, refined or rounded(product, limits, channelwise))
         _replace(product, quantized[key], *held[tied])
     for _, graph in model.graphs():
         graph.nodes[:] = [n for n in graph.nodes if not getattr(n, "removed", False)]
 
 
-def weight_params(weight: np.ndarray, along: int, narrow: bool, channelwise: bool) -> Params:
-    """Return the scheme of a weight whose columns are along an axis; see `place`."""
+def weight_params(
+    weight: np.ndarray, along: int, most: np.ndarray | None, channelwise: bool
+) -> Params:
+    """Return the scheme of a weight whose columns are along an axis.
+
+    Args:
+        weight: Floats.
+        along: The axis.
+        most: Largest magnitude of the integers of each column, None for all of int8.
+        channelwise: Whether each column has a scale.
+    """
     params = scheme.fit(weight, GRIDS["int8"], True, along if channelwise else None)
-    if not narrow:
+    if most is None:
         return params
-    guilty = overflows(scheme.quantize(weight, params), along)
-    if not channelwise:
-        guilty = np.asarray(guilty.any())
-    scale = np.where(guilty, params.scale * (127 / SAFE), params.scale).astype(np.float32)
-    return Params(np.asarray(scale), params.zero_point, params.grid, params.axis)
+    scale = params.scale * (LIMITS[0] / (most if channelwise else most.min()))
+    return replace(params, scale=np.asarray(scale, np.float32))
 
 
-def overflows(integers: np.ndarray, axis: int) -> np.ndarray:
-    """Return for which columns sums of two products with any uint8 could leave int16.
+def overflows(integers: np.ndarray, axis: int, reached: Met) -> np.ndarray:
+    """Return for which columns sums of two products leave int16, bool (columns,).
 
     Args:
         integers: A weight's.
         axis: The axis of the columns.
+        reached: What the product's input reaches.
     """
-    rows = np.moveaxis(integers.astype(np.int64), axis, 1)
-    worst = np.zeros(rows.shape[1], np.int64)
-    for part in (np.maximum(rows, 0), np.maximum(-rows, 0)):
-        worst = np.maximum(worst, (part[1:] + part[:-1]).max(0, initial=0))
-    return np.asarray(worst > 2 * SAFE)
+    return np.asarray(reached.overflows(np.moveaxis(integers, axis, 0)[None])[0])
 
 
-def most(coded: Coded, along: int) -> np.ndarray:
-    """Return the largest magnitude that integers of each scale had, for those that were narrowed.
-
-    Columns that never leave +-64 are kept there; others may use all of int8.
-    """
-    others = tuple(i for i in range(coded.integers.ndim) if i != along)
-    reached = np.abs(coded.integers.astype(np.int64)).max(others, initial=0)
-    found = np.where(reached <= SAFE, float(SAFE), float(coded.grid.highest))
-    return found if coded.params.axis is not None else np.asarray(found.max(initial=float(SAFE)))
+def anything(weight: np.ndarray, axis: int) -> Met:
+    """Return that every input of a product may be 255."""
+    return Met(np.full((1, weight.shape[1 - axis]), 255))
 
 
 def _correct(product: Product, offsets: np.ndarray | None) -> None:
@@ -166,11 +161,12 @@ def _correct(product: Product, offsets: np.ndarray | None) -> None:
         layer.write_bias(layer.offsets() + offsets)
 
 
-def _rounded(product: Product, narrow: bool, channelwise: bool) -> Coded:
-    """Return the weight rounded to nearest."""
+def rounded(product: Product, limits: Mapping[str, np.ndarray], channelwise: bool) -> Coded:
+    """Return the weight of a product rounded to nearest; see `place`."""
     weight = match.constant(product.node.inputs[1])
-    assert weight is not None  # noqa: S101  # a guard of `find`
-    params = weight_params(weight, axis(product.node), narrow, channelwise)
+    assert weight is not None  # noqa: S101  # a guard of the product
+    along = axis(product.node)
+    params = weight_params(weight, along, limits.get(product.name), channelwise)
     return Coded(weight.shape, params, scheme.quantize(weight, params))
 
 
@@ -218,9 +214,13 @@ def _replace(
 
 
 def build(
-    model: Model, chosen: Collection[str], narrow: bool, channelwise: bool, won: Won = NOTHING
+    model: Model,
+    chosen: Collection[str],
+    limits: Mapping[str, np.ndarray],
+    channelwise: bool,
+    won: Won = NOTHING,
 ) -> None:
     """Infer shapes, and make products run in integers; see `place`."""
     shapes.infer(model)
     with rewrite.editing(model):
-        place(model, chosen, narrow, channelwise, won)
+        place(model, chosen, limits, channelwise, won)

@@ -1,30 +1,33 @@
 """Which products run in integers under dynamic quantization, and what is won back for them.
 
 1  all of them, channels of their inputs brought to like size where that lowers the noise
-2  biases and integers of weights fitted, wherever the noise on the trying part falls
-3  while the metric falls too far there: products go back to float, as few as possible, those first
+2  where sums of two products could saturate, columns narrowed so far that no input can make them;
+   less far, by emulation on samples, where that lowers the noise
+3  biases and integers of weights fitted, wherever the noise on the trying part falls
+4  while the metric falls too far there: products go back to float, as few as possible, those first
    that cause the most noise for their work
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from onnxopt import match, shapes
 from onnxopt.margins import CAUTION
 from onnxopt.model import Model
 from onnxopt.runtime import Settings
 from onnxopt.statistics import linear
-from onnxopt_passes.quant import dynamic, equalize, finer, readings, recovery, scheme
-from onnxopt_passes.quant.coded import Coded
+from onnxopt_passes.quant import dynamic, equalize, finer, readings, recovery, saturation
 from onnxopt_passes.quant.layer_fit import Item, LayerFit, Won
 from onnxopt_passes.quant.plan import Plan
+from onnxopt_passes.quant.saturation import LIMITS, Met
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-
-    import numpy as np
 
     from onnxopt.base import Context
     from onnxopt.model import Exported
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
     from onnxopt_passes.quant.dynamic import Product
     from onnxopt_passes.quant.readings import Reading
     from onnxopt_passes.quant.trial import Trial
+
+WIDENED = "full range"
+"""How plans and reports call columns that use more of int8 than a bound for any input allows."""
 
 
 class DynamicSearch:
@@ -53,9 +59,11 @@ class DynamicSearch:
         self.model, self.source = model, model.export()
         self.options, self.ctx, self.fit, self.trial = options, ctx, fit, trial
         self.settings = Settings(True, ctx.threads, ctx.custom_ops)
-        self.narrow = cpu in ("x64", "generic")
+        self.saturates = cpu in ("x64", "generic")
         self.channelwise = options.granularity != "tensor"
         self.products = {p.name: p for p in dynamic.find(model)}
+        self.limits = self._limits({})
+        self.met: dict[str, Met] = {}
         self.won = Won()
 
     def run(self) -> Plan:
@@ -67,6 +75,7 @@ class DynamicSearch:
         plan = Plan(chosen=set(self.products))
         if self.options.recover == "auto" and self.products:
             self._equalize(plan)
+            self._widen(plan)
             fits = self._layers()
             build = partial(self._build, plan.chosen)
             plan.recovered |= fits.search("dynamic", build, plan.chosen, self.trial, self.ctx)
@@ -86,6 +95,9 @@ class DynamicSearch:
         names = plan.recovered.get(equalize.STEP)
         if names:
             self._take(self._equalized(self._factors(), names))
+        names = plan.recovered.get(WIDENED)
+        if names:
+            self._take_met({n: m for n, m in self._emulated().items() if n in names})
         if any(plan.recovered.values()):
             self.won = self._layers().won(plan.recovered)
 
@@ -95,7 +107,7 @@ class DynamicSearch:
 
         def build(names: Collection[str]) -> Exported:
             model = self._equalized(factors, names)
-            dynamic.build(model, self.products, self.narrow, self.channelwise)
+            dynamic.build(model, self.products, self.limits, self.channelwise)
             return model.export()
 
         kept = recovery.keep(equalize.STEP, list(factors), build, self.trial)
@@ -117,6 +129,60 @@ class DynamicSearch:
         """Go on with another model of the same products."""
         self.model, self.source = model, model.export()
         self.products = {p.name: p for p in dynamic.find(model)}
+        self.limits = self._limits({})
+
+    def _widen(self, plan: Plan) -> None:
+        """Let columns that do not saturate on samples use more of int8, where that helps."""
+        met = self._emulated()
+
+        def build(names: Collection[str]) -> Exported:
+            limits = self._limits({name: met[name] for name in names})
+            model = Model.from_exported(self.source)
+            dynamic.build(model, self.products, limits, self.channelwise)
+            return model.export()
+
+        kept = recovery.keep(WIDENED, list(met), build, self.trial)
+        kept.report(self.ctx, "dynamic")
+        if kept.names:
+            plan.recovered[WIDENED] = kept.names
+            self._take_met({name: met[name] for name in kept.names})
+
+    def _take_met(self, met: dict[str, Met]) -> None:
+        self.met, self.limits = met, self._limits(met)
+
+    def _emulated(self) -> dict[str, Met]:
+        """Return what inputs of products reach on samples, of those that might saturate."""
+        if not self.saturates:
+            return {}
+        known = {id(x.node): x for x in linear.find_all(self.model.graph)}
+        layers = {
+            name: known[id(product.node)]
+            for name, product in self.products.items()
+            if id(product.node) in known and (self.limits[name] < LIMITS[0]).any()
+        }
+        pairs = saturation.emulated(
+            self.model, list(layers.values()), self.fit, self.settings, self.ctx.seed, {}
+        )
+        return {
+            name: replace(self._anything(name), pairs=pairs[id(layer.weight)])
+            for name, layer in layers.items()
+        }
+
+    def _limits(self, met: Mapping[str, Met]) -> dict[str, np.ndarray]:
+        """Return the largest magnitudes of integers, for any input where none is known."""
+        if not self.saturates:
+            return {}
+        found = {}
+        for name, product in self.products.items():
+            along = dynamic.axis(product.node)
+            reached = met.get(name) or self._anything(name)
+            overflow = partial(dynamic.overflows, axis=along, reached=reached)
+            found[name] = saturation.narrowed(self._weight(product), along, overflow)
+        return found
+
+    def _anything(self, name: str) -> Met:
+        product = self.products[name]
+        return dynamic.anything(self._weight(product), dynamic.axis(product.node))
 
     def build(self, chosen: Collection[str]) -> Exported:
         """Return the model with these products in integers."""
@@ -124,7 +190,7 @@ class DynamicSearch:
 
     def _build(self, chosen: Collection[str], won: Won) -> Exported:
         model = Model.from_exported(self.source)
-        dynamic.build(model, chosen, self.narrow, self.channelwise, won)
+        dynamic.build(model, chosen, self.limits, self.channelwise, won)
         return model.export()
 
     def _layers(self) -> LayerFit:
@@ -137,16 +203,18 @@ class DynamicSearch:
         for name, product in able.items():
             reading = known.get(id(product.node.inputs[1]))
             if reading is not None:
-                items[name] = self._item(product, reading)
+                items[name] = self._item(name, reading)
         return LayerFit(items)
 
-    def _item(self, product: Product, reading: Reading) -> Item:
-        weight = self._weight(product)
-        axis = dynamic.axis(product.node)
-        params = dynamic.weight_params(weight, axis, self.narrow, self.channelwise)
-        plain = Coded(weight.shape, params, scheme.quantize(weight, params))
-        overflow = partial(dynamic.overflows, axis=axis) if self.narrow else None
-        most = dynamic.most(plain, axis) if self.narrow else None
+    def _item(self, name: str, reading: Reading) -> Item:
+        product = self.products[name]
+        plain = dynamic.rounded(product, self.limits, self.channelwise)
+        if not self.saturates:
+            return Item(reading, plain, reading.layer.biased)
+        limits = self.limits[name]
+        most = limits if plain.params.axis is not None else np.asarray(limits.min())
+        reached = self.met.get(name) or self._anything(name)
+        overflow = partial(dynamic.overflows, axis=dynamic.axis(product.node), reached=reached)
         return Item(reading, plain, reading.layer.biased, most, overflow)
 
     @staticmethod

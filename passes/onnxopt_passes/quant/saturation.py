@@ -189,6 +189,15 @@ def emulated(
 ) -> dict[int, np.ndarray]:
     """Return `Met.pairs` of layers by the ids of their weights.
 
+    Args:
+        model: The float model.
+        layers: Its layers.
+        samples: What to run.
+        settings: How to load it.
+        seed: Draws rows.
+        params: Schemes of what they read, by tensor name; what is missing is quantized as
+            DynamicQuantizeLinear does it, each time by its own range.
+
     Raises:
         CannotRun: onnxruntime cannot run the model.
     """
@@ -196,8 +205,7 @@ def emulated(
     readers = []
     for some in staged.alike(model, layers):
         groups, _, inputs = some[0].shape
-        quantize = partial(scheme.quantize, params=params[some[0].source.name])
-        make = partial(_Pairs, some[0], quantize, most)
+        make = partial(_Pairs, some[0], params.get(some[0].source.name), most)
         readers.append(staged.Reader(some, 2 * LEVELS * groups * -(-inputs // 2), make))
     return {
         id(layer.weight): sums.found
@@ -209,10 +217,8 @@ def emulated(
 class _Pairs:
     """The largest second integer of each pair for each first one, of one layer."""
 
-    def __init__(
-        self, layer: Linear, quantize: Callable[[np.ndarray], np.ndarray], most: int
-    ) -> None:
-        self._layer, self._quantize, self._most = layer, quantize, most
+    def __init__(self, layer: Linear, params: scheme.Params | None, most: int) -> None:
+        self._layer, self._params, self._most = layer, params, most
         groups, _, inputs = layer.shape
         self.found = np.full((groups, -(-inputs // 2), LEVELS), -1, np.int16)
 
@@ -220,7 +226,11 @@ class _Pairs:
         """Take in rows of one sample."""
         rows = self._layer.rows(value, self._layer.pick(value.shape, self._most, seed))
         split = rows.reshape(*rows.shape[:2], -1, self._layer.taps).swapaxes(2, 3)
-        integers = self._quantize(split).reshape(rows.shape).astype(np.int64)
+        params = self._params
+        if params is None:
+            span = float(value.min(initial=0)), float(value.max(initial=0))
+            params = scheme.affine(*span, scheme.GRIDS["uint8"])
+        integers = scheme.quantize(split, params).reshape(rows.shape).astype(np.int64)
         first, second = _first_and_second(integers)
         groups, _, pairs = first.shape
         place = np.arange(groups * pairs).reshape(groups, 1, pairs) * LEVELS + first
@@ -229,18 +239,30 @@ class _Pairs:
 
 
 def limits(unit: Unit, reached: Met) -> np.ndarray:
-    """Return the largest magnitude that each output channel's integers may have.
+    """Return the largest magnitude that integers of each output channel may have, (channels,)."""
+    weight = match.constant(unit.node.inputs[1])
+    assert weight is not None  # noqa: S101  # a guard of the unit
+    return narrowed(weight, static.axis(unit.node), partial(overflows, unit, reached=reached))
+
+
+def narrowed(
+    weight: np.ndarray, axis: int, overflow: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Return the largest magnitude that integers of each channel may have.
+
+    Args:
+        weight: Floats.
+        axis: The axis of its channels.
+        overflow: Tells of integers which channels leave int16.
 
     Returns:
         float64, (channels,): the largest of `LIMITS` with which no sum of a pair leaves int16.
     """
-    weight = match.constant(unit.node.inputs[1])
-    assert weight is not None  # noqa: S101  # a guard of the unit
-    params = scheme.fit(weight, scheme.GRIDS["int8"], True, static.axis(unit.node))
+    params = scheme.fit(weight, scheme.GRIDS["int8"], True, axis)
     found = np.full(params.scale.shape, float(LIMITS[0]))
     for limit in LIMITS[1:]:
         scale = (params.scale * (LIMITS[0] / found)).astype(np.float32)
-        bad = overflows(unit, scheme.quantize(weight, replace(params, scale=scale)), reached)
+        bad = overflow(scheme.quantize(weight, replace(params, scale=scale)))
         found[bad] = limit
     return found
 
