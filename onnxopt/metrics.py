@@ -210,7 +210,7 @@ def summarize(metric: str, source: list[float], scores: list[float]) -> Verdict:
     drops = np.asarray(source) - np.asarray(scores)
     n = len(scores)
     error = 1.96 * float(np.std(drops, ddof=1)) / n**0.5 if n > 1 else float("inf")
-    if metric in FLIPS:  # none among n samples is what 3 in n look like, 1 time in 20
+    if metric in (*FLIPS, *CAPPED):  # none among n samples is what 3 in n look like, 1 time in 20
         error = max(error, 3 / n)
     return Verdict(metric, float(np.mean(scores)), float(np.mean(drops)), error, n)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LARGEST = 2304
 """Columns beyond which the taps of a kernel share one matrix (C x C)."""
 
-ROWS = 64
+ROWS = 32
 """Rows of a layer that are read of one sample, at least."""
 
 ENOUGH = 8

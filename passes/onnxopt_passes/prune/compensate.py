@@ -24,7 +24,7 @@ from onnxopt_passes.prune.collect import held, rows_a_sample
 from onnxopt_passes.prune.least_squares import Fit, refit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     import onnx_graphsurgeon as gs
@@ -137,11 +137,9 @@ def compensate(
             _Collector(twin, target, count, (seed, number, i), len(stage), settings.threads)
             for i, (twin, target) in enumerate(stage)
         ]
-        values_of = zip(ahead(ours.run()), ahead(theirs.run()), strict=True)
-        for sample, (mine, wanted) in enumerate(values_of):
-            values = iter(mine)
-            for collector, y in zip(collectors, wanted, strict=True):
-                collector.add(sample, values, y)
+        for sample, parts in enumerate(ahead(_picked(collectors, ours, theirs))):
+            for collector, rows in zip(collectors, parts, strict=True):
+                collector.add(held(sample), *rows)
         for collector in collectors:
             fits[collector.twin.student.name] = collector.fit()
     return fits
@@ -150,6 +148,16 @@ def compensate(
 def _read(twin: Twin, target: Target) -> list[gs.Tensor]:
     shortcut = [] if target.shortcut is None else [target.shortcut]
     return [twin.student.source, *shortcut]
+
+
+def _picked(
+    collectors: Sequence[_Collector], ours: Stages, theirs: Stages
+) -> Iterator[list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """Run the next stage of both models; yield the rows of each layer, sample by sample."""
+    runs = zip(ahead(ours.run()), ahead(theirs.run()), strict=True)
+    for sample, (mine, wanted) in enumerate(runs):
+        values = iter(mine)
+        yield [c.rows(sample, values, y) for c, y in zip(collectors, wanted, strict=True)]
 
 
 class _Collector:
@@ -170,24 +178,33 @@ class _Collector:
         self._parts = [Moments(groups, inputs, outputs, threads) for _ in range(2)]
         self._clamp = target.clamp if twin.student.biased else None
         width = groups * (inputs + 2 * outputs)
-        self._rows = Rows(spacing(count * self._most, width, many))
+        self._some = Rows(spacing(count * self._most, width, many))
 
-    def add(self, sample: int, values: Any, y: np.ndarray) -> None:
-        """Add rows of one sample: its values are the layer's input, then the shortcut if any."""
+    def rows(
+        self, sample: int, values: Iterator[np.ndarray], y: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return rows of one sample: what the layer reads, its targets, and what is added to it.
+
+        Args:
+            sample: Its number.
+            values: The layer's input, then the shortcut if there is one.
+            y: The target's tensor.
+        """
         layer, x = self.twin.student, next(values)
         if self.twin.kept is not None:
             y = np.take(y, self.twin.kept, axis=layer.channel_axis(y.ndim))
         picks = layer.pick(x.shape, self._most, (*self._seed, sample))
         rows, wanted = layer.rows(x, picks), layer.targets(y, picks)
-        rest = None
-        if self._target.shortcut is not None:
-            rest = layer.targets(next(values), picks)
-            wanted = wanted - rest
-        self._parts[held(sample)].add(rows, wanted)
+        if self._target.shortcut is None:
+            return rows, wanted, np.zeros_like(wanted)
+        rest = layer.targets(next(values), picks)
+        return rows, wanted - rest, rest
+
+    def add(self, aside: bool, rows: np.ndarray, wanted: np.ndarray, rest: np.ndarray) -> None:
+        """Add rows of one sample to those of the fit, or to those held out."""
+        self._parts[aside].add(rows, wanted)
         if self._clamp is not None:
-            self._rows.add(
-                held(sample), rows, wanted, np.zeros_like(wanted) if rest is None else rest
-            )
+            self._some.add(aside, rows, wanted, rest)
 
     def fit(self) -> Fit:
         """Fit the layer, and write what was found unless it is worse."""
@@ -200,7 +217,7 @@ class _Collector:
             return Fit(matrix, offsets, np.inf, np.inf, None)
         found = refit(fitted, held_out, matrix, offsets, layer.biased)
         if found.ridge is not None and self._clamp is not None:
-            found = refine(found, merged([fitted, held_out]), matrix, self._clamp, self._rows)
+            found = refine(found, merged([fitted, held_out]), matrix, self._clamp, self._some)
         if found.ridge is not None:
             layer.write(found.matrix, found.offsets.reshape(-1) if layer.biased else None)
         return found
