@@ -17,17 +17,21 @@ run takes is the same for few samples and for many."""
 
 
 class Spool:
-    """A list that goes to disk when it grows: memory is bounded whatever the number of samples."""
+    """A list that goes to disk when it grows: memory is bounded whatever the number of samples.
 
-    def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  # closed with the spool
+    Args:
+        in_memory: Bytes that are kept in memory.
+    """
+
+    def __init__(self, in_memory: int = IN_MEMORY) -> None:
+        self._file = tempfile.SpooledTemporaryFile(in_memory)  # noqa: SIM115  # closed with the spool
         weakref.finalize(self, self._file.close)
         self._ends = [0]
 
     def append(self, item: Any) -> None:
         """Add an item."""
         self._file.seek(self._ends[-1])
-        pickle.dump(item, self._file, protocol=5)
+        self._file.write(pickle.dumps(item, protocol=5))
         self._ends.append(self._file.tell())
 
     def __len__(self) -> int:
@@ -38,5 +42,6 @@ class Spool:
             yield self[i]
 
     def __getitem__(self, index: int) -> Any:
-        self._file.seek(self._ends[index])
-        return pickle.load(self._file)
+        start, end = self._ends[index], self._ends[index + 1]
+        self._file.seek(start)
+        return pickle.loads(self._file.read(end - start))

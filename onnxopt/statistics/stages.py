@@ -18,7 +18,7 @@ from onnxopt import match
 from onnxopt.model import Exported, ir
 from onnxopt.model.layout import in_order, reads
 from onnxopt.runtime import CannotRun, Session, Settings
-from onnxopt.spool import Spool
+from onnxopt.spool import IN_MEMORY, Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,6 +45,7 @@ class Stages:
         wanted: For each stage, the tensors of the main graph to read.
         feeds: Inputs by name, a sample each; iterated once, by the first stage.
         settings: How parts are loaded.
+        in_memory: Bytes between two stages that are kept in memory, beyond which they go to disk.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class Stages:
         wanted: Sequence[Sequence[gs.Tensor]],
         feeds: Iterable[Mapping[str, Any]],
         settings: Settings = DEPLOYED,
+        in_memory: int = IN_MEMORY,
     ) -> None:
-        self._model, self._settings = model, settings
+        self._model, self._settings, self._in_memory = model, settings, in_memory
         self._wanted = [list(tensors) for tensors in wanted]
         self._main = {id(t) for n in model.graph.nodes for t in n.outputs}
         self._main |= {id(t) for t in model.graph.inputs}
@@ -75,7 +77,7 @@ class Stages:
         nodes, wanted = self._parts[self._stage], self._wanted[self._stage]
         later = self._needed_after(self._stage)
         part: _Part | None = None
-        kept = Spool()
+        kept = Spool(self._in_memory)
         for values in map(self._begin, self._waiting):
             if part is None:
                 part = _Part(self._model, nodes, [*wanted, *later], values, self._settings)

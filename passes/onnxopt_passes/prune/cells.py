@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxopt import match
-from onnxopt.ahead import ahead
 from onnxopt.model import ir
 from onnxopt.statistics import Tap
 from onnxopt.statistics.grams import Moments
@@ -92,7 +91,7 @@ def collect(model: Model, feeds: Iterable[Feed], settings: Settings) -> dict[str
         return {}
     sums = [_sums(node, slot) for node, slot, _ in wanted]
     tap = Tap(model, [tensor for _, _, tensor in wanted], settings)
-    for values in ahead(map(tap, feeds)):
+    for values in map(tap, feeds):
         for (node, slot, _), parts, value in zip(wanted, sums, values, strict=True):
             for part, rows in zip(parts, _rows(node, slot, value), strict=True):
                 part.add(np.ascontiguousarray(rows[None], np.float32))

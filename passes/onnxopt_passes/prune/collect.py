@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxopt import match
-from onnxopt.ahead import ahead
 from onnxopt.runtime import Settings
 from onnxopt.statistics import Tap
 from onnxopt.statistics.grams import Moments, merged
@@ -138,7 +137,7 @@ def collect(
         sums = [_Sums(layer, count, settings.threads) for layer in part]
         wanted = [t for one in sums for t in (one.layer.source, one.tensor)]
         tap = Tap(model, wanted, settings)
-        for sample, values in enumerate(ahead(map(tap, feeds()))):
+        for sample, values in enumerate(map(tap, feeds())):
             for i, one in enumerate(sums):
                 one.add(values[2 * i], values[2 * i + 1], (seed, i, sample))
         for one in sums:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxopt import match
-from onnxopt.ahead import ahead
 from onnxopt.model.layout import in_order
 from onnxopt.statistics.dependence import Dependence
 from onnxopt.statistics.grams import Moments, merged
@@ -36,6 +35,10 @@ if TYPE_CHECKING:
 
 LARGEST = 4608
 """Columns of the widest layer that is fitted: its matrices take half a gigabyte."""
+
+
+IN_MEMORY = 1 << 25
+"""Bytes between two stages of each model that are kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -127,17 +130,17 @@ def compensate(
         [[t for twin, target in stage for t in _read(twin, target)] for stage in stages],
         feeds(),
         settings,
+        IN_MEMORY,
     )
-    theirs = Stages(
-        teacher, [[target.tensor for _, target in stage] for stage in stages], feeds(), settings
-    )
+    wanted = [[target.tensor for _, target in stage] for stage in stages]
+    theirs = Stages(teacher, wanted, feeds(), settings, IN_MEMORY)
     fits: dict[str, Fit] = {}
     for number, stage in enumerate(stages):
         collectors = [
             _Collector(twin, target, count, (seed, number, i), len(stage), settings.threads)
             for i, (twin, target) in enumerate(stage)
         ]
-        for sample, parts in enumerate(ahead(_picked(collectors, ours, theirs))):
+        for sample, parts in enumerate(_picked(collectors, ours, theirs)):
             for collector, rows in zip(collectors, parts, strict=True):
                 collector.add(held(sample), *rows)
         for collector in collectors:
@@ -154,7 +157,7 @@ def _picked(
     collectors: Sequence[_Collector], ours: Stages, theirs: Stages
 ) -> Iterator[list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
     """Run the next stage of both models; yield the rows of each layer, sample by sample."""
-    runs = zip(ahead(ours.run()), ahead(theirs.run()), strict=True)
+    runs = zip(ours.run(), theirs.run(), strict=True)
     for sample, (mine, wanted) in enumerate(runs):
         values = iter(mine)
         yield [c.rows(sample, values, y) for c, y in zip(collectors, wanted, strict=True)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxopt import metrics, readout
-from onnxopt.ahead import side_by_side
+from onnxopt.abreast import abreast
 from onnxopt.margins import Margins
 from onnxopt.parity import flat, is_float
 from onnxopt.runtime import Session, Settings
@@ -74,7 +74,7 @@ class Judge:
         self._settings = settings
         self._feeds = list(feeds)
         session = Session(source.export(), settings)
-        self._wanted = list(side_by_side(session.run, self._feeds))
+        self._wanted = list(abreast(session.run, self._feeds))
         first = self._wanted[0] if self._wanted else {}
         chosen = metrics.choose(metric, first, labelled=False)
         self._score, self._flips = chosen.score, chosen.name in metrics.FLIPS
@@ -98,7 +98,7 @@ class Judge:
         divergences, drops, margins = [], [], Margins()
         step = max(len(self._feeds) // most, 1) if most else 1
         rows = list(zip(self._feeds, self._wanted, self._own, strict=True))
-        outcomes = side_by_side(session.run, [feed for feed, _, _ in rows[::step]])
+        outcomes = abreast(session.run, [feed for feed, _, _ in rows[::step]])
         for (_, want, own), outputs in zip(rows[::step], outcomes, strict=True):
             divergences.append(self._divergence(outputs, want))
             drops.append(own - self._score(outputs, want, None))
