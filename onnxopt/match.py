@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 STANDARD = (None, "", "ai.onnx")
 """How the default domain is spelled."""
 
+RECURRENT = ("LSTM", "GRU", "RNN")
+
 VALUE_ATTRIBUTES = {
     "value_float": np.float32,
     "value_floats": np.float32,

@@ -165,10 +165,9 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
     """Return the metric called `name`, a `module:function`, or what fits the outputs.
 
     With labels and class scores (a float output of shape (rows, classes)): accuracy. With class
-    scores alone: expected accuracy. Embeddings have that shape too: see `readout`.
-    With probabilities of shape (batch, steps, classes), as
-    recognizers of text and speech have them: sequence. With boxes and scores in one output:
-    detections. Else: cosine.
+    scores alone: expected accuracy. Embeddings have that shape too: see `readout`. With
+    probabilities of shape (batch, steps, classes), as recognizers of text and speech have them:
+    sequence. With boxes and scores in one output: detections. Else: cosine.
 
     Raises:
         SpecError: No metric has that name, or it needs labels and there are none.

@@ -317,6 +317,14 @@ def in_turn(
     return times
 
 
+def clock(threads: int) -> Callable[[], float]:
+    """Return what to time sessions of so many threads by, for `in_turn`.
+
+    With one, the thread's own time: it does not count what other processes take.
+    """
+    return time.thread_time if threads == 1 else time.perf_counter
+
+
 def interleave(
     sessions: Sequence[Session],
     feed: Mapping[str, Any],

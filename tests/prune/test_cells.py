@@ -8,6 +8,7 @@ from onnxopt.base import Context
 from onnxopt.model import Model
 from onnxopt.runtime import Session, Settings
 from onnxopt.samples import synthetic
+from onnxopt_passes.prune import cells
 from onnxopt_passes.prune.prune import Prune
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -63,3 +64,11 @@ def test_states_that_nothing_reads_go():
     edits, ctx, error = run(n, y, ratio=0.5, include=("w1",))
     assert edits == 1, ctx.untouched
     assert error < 1e-5
+
+
+def test_a_cell_that_reads_what_is_not_finite_says_nothing():
+    n = Net(5, 2, 6)
+    x = n.op("Log", n.op("Sub", "x", n.const(np.float32(100))))  # of negative numbers
+    model = Model.from_proto(n.build(cell(n, x, "LSTM", 6, 5)))
+    feeds = synthetic(model.export().inputs, n=4).feeds()
+    assert "w2" not in cells.collect(model, feeds, Settings(True))

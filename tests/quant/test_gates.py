@@ -10,9 +10,9 @@ from onnxopt import match
 from onnxopt.model import Model
 from onnxopt.runtime import Settings
 from onnxopt.samples.base import Sample, Samples
-from onnxopt.statistics import Tap
+from onnxopt.statistics import Tap, recurrent
 from onnxopt.testing import fill
-from onnxopt_passes.quant import gates, readings
+from onnxopt_passes.quant import readings
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[7,2,6] x) => (float[7,%d,2,5] y)
@@ -27,7 +27,7 @@ def test_both_matrices_are_found_with_what_they_read(op, count, direction, ways)
     sizes = (ways, ways, 5 * count, ways, 5 * count, op, direction)
     model = Model.from_proto(fill(onnx.parser.parse_model(TEXT % sizes)))
     match.stamp(model.graph)
-    layers = gates.find_all(model.graph)
+    layers = recurrent.find_all(model.graph)
     assert [layer.shape for layer in layers] == [(ways, 5 * count, 6), (ways, 5 * count, 5)]
     rng = np.random.default_rng(0)
     x = rng.normal(size=(7, 2, 6)).astype(np.float32)
@@ -45,4 +45,4 @@ def test_a_weight_that_is_computed_is_no_layer():
     text = text.replace("(x, w, r)", "(x, v, r)").replace("   y, h", "   v = Neg(w)\n   y, h")
     model = Model.from_proto(fill(onnx.parser.parse_model(text)))
     match.stamp(model.graph)
-    assert [layer.hidden for layer in gates.find_all(model.graph)] == [True]
+    assert [layer.hidden for layer in recurrent.find_all(model.graph)] == [True]

@@ -33,7 +33,6 @@ DEPTH = 24
 
 BRANCHES = ("then_branch", "else_branch")
 
-RECURRENT = ("LSTM", "GRU", "RNN")
 
 LIKE_INPUT = (
     "Abs",
@@ -159,7 +158,7 @@ class Future:
             return frozenset((2,)) if index < 2 else None
         if index != 0 or not node.outputs:
             return None
-        if match.is_op(node, *RECURRENT):
+        if match.is_op(node, *match.RECURRENT):
             return frozenset((3,))
         if match.is_op(node, "Conv", "ConvTranspose"):
             weight = shapes.dims(node.inputs[1])

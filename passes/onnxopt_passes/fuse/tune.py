@@ -13,7 +13,6 @@ Rewrites that would make the file larger than the run's source are not kept, how
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -146,7 +145,7 @@ def _round(
     before: Exported, after: Exported, settings: Settings, feed: dict[str, Any], flipped: bool
 ) -> tuple[list[float], list[float]]:
     """Return the times of both models in turn, in new sessions; flipped, the second is first."""
-    clock = time.thread_time if settings.threads == 1 else time.perf_counter
+    clock = runtime.clock(settings.threads)
     models = (after, before) if flipped else (before, after)
     sessions = [Session(m, settings) for m in models]
     one, other = runtime.in_turn(sessions, feed, SECONDS, clock=clock)

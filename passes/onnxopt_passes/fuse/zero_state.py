@@ -68,5 +68,5 @@ def _trimmed(inputs: Sequence[gs.Tensor]) -> list[gs.Tensor]:
     return found
 
 
-RULES: tuple[Rule, ...] = (Rule("zero_state", ("LSTM", "GRU", "RNN"), drop_zero_states),)
+RULES: tuple[Rule, ...] = (Rule("zero_state", match.RECURRENT, drop_zero_states),)
 """Next to that for biases of layers."""

@@ -13,7 +13,6 @@ looked for that keeps the score.
 from __future__ import annotations
 
 import hashlib
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +20,7 @@ import numpy as np
 
 from onnxopt import cost, verdicts
 from onnxopt.errors import PassError
-from onnxopt.runtime import CannotRun, Session, interleave
+from onnxopt.runtime import CannotRun, Session, clock, interleave
 from onnxopt_passes.prune import search
 
 if TYPE_CHECKING:
@@ -238,8 +237,8 @@ class Budget:
         known = verdicts.recall(key)
         if known is None:
             sessions = [Session(m, self.shop.settings) for m in (source, cut)]
-            clock = time.thread_time if self.shop.settings.threads == 1 else time.perf_counter
-            known = _share(*interleave(sessions, feed, seconds, ROUNDS, clock))
+            own = clock(self.shop.settings.threads)
+            known = _share(*interleave(sessions, feed, seconds, ROUNDS, own))
             verdicts.remember(key, known)
         return float(known)
 

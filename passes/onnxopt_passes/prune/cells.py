@@ -1,9 +1,8 @@
 """LSTM, GRU and RNN as readers: of the rows that come in, and of their own states.
 
-All gates of all directions read the same rows x, W x; each direction reads its own state h of the
-step before, R h. Seen like this both are linear layers that contract an axis. They are ranked by
-OBS and absorb a cut like all others, but are not fitted anew: no tensor has what they should
-compute.
+Their matrices are linear layers (`statistics.recurrent`). They are ranked by OBS and absorb a cut
+like all others, but are not fitted anew: no tensor has what they should compute. A GRU's own gate
+reads its state times another gate, and is treated as if it read the state.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 
 from onnxopt import match
 from onnxopt.model import ir
-from onnxopt.statistics import Tap
+from onnxopt.statistics import Tap, recurrent
 from onnxopt.statistics.grams import Moments
 from onnxopt_passes.prune.least_squares import absorb
 from onnxopt_passes.prune.obs import Reader
@@ -29,16 +28,17 @@ if TYPE_CHECKING:
     from onnxopt.runtime import Settings
     from onnxopt.samples import Feed
     from onnxopt.statistics.grams import Statistics
+    from onnxopt.statistics.recurrent import GateLinear
     from onnxopt_passes.prune.groups import Member
 
-CELLS = ("LSTM", "GRU", "RNN")
-
-INPUTS, STATES, BIASES = 1, 2, 3
-"""Which inputs of a node W, R and B are."""
+BIASES = 3
+"""Which input of a node has its biases."""
 
 INPUT_AXIS = 2
-"""The axis of W and R that is contracted."""
+"""The axis of a matrix's weight that is contracted."""
 
+ROWS = 256
+"""Rows of one sample that are read, at most."""
 
 RIDGE = 1e-3
 """Multiple of the mean variance that is added to the diagonal when a cut is absorbed."""
@@ -46,62 +46,58 @@ RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class Cell:
-    """What one weight of a cell reads.
+    """What one matrix of a cell reads.
 
     Attributes:
-        weight: W or R, float (directions, gates * hidden, inputs).
-        slot: Which input of the node it is.
-        moments: Of the rows of each direction; the same for all of W.
+        layer: The matrix, of the uncut model; a group is a direction.
+        moments: Of its rows.
     """
 
-    weight: np.ndarray
-    slot: int
-    moments: tuple[Statistics, ...]
+    layer: GateLinear
+    moments: Statistics
 
     def readers(self, member: Member) -> list[Reader]:
         """Return it as OBS sees it, one reader a direction."""
         channels = np.arange(len(member.columns))
         found = []
-        for matrix, part in zip(self.weight, self.moments, strict=True):
-            second = part.raw().xx[0]
-            power = float(np.einsum("oi,ij,oj->", matrix, second, matrix))
+        for matrix, second in zip(self.layer.matrix(), self.moments.raw().xx, strict=True):
+            power = float(np.sum((matrix @ second) * matrix))
             found.append(Reader(matrix, second, channels, member.columns, power))
         return found
 
 
-def collect(model: Model, feeds: Iterable[Feed], settings: Settings) -> dict[str, Cell]:
+def collect(
+    model: Model, feeds: Iterable[Feed], settings: Settings, seed: int = 0
+) -> dict[str, Cell]:
     """Return what cells of the main graph read, by the names of their weights.
+
+    A matrix that reads values that are not finite has no entry.
 
     Args:
         model: The uncut model.
         feeds: Inputs of the samples.
         settings: How the model is loaded.
+        seed: Draws the rows.
 
     Raises:
         CannotRun: onnxruntime cannot run the model.
     """
-    wanted = [
-        (node, slot, tensor)
-        for node in model.graph.nodes
-        if match.is_op(node, *CELLS)
-        for slot, tensor in ((INPUTS, node.inputs[0]), (STATES, node.outputs[0]))
-        if tensor.name and _weight(node, slot) is not None
-    ]
-    if not wanted:
+    match.stamp(model.graph)
+    layers = [x for x in recurrent.find_all(model.graph) if match.constant(x.source) is None]
+    if not layers:
         return {}
-    sums = [_sums(node, slot) for node, slot, _ in wanted]
-    tap = Tap(model, [tensor for _, _, tensor in wanted], settings)
-    for values in map(tap, feeds):
-        for (node, slot, _), parts, value in zip(wanted, sums, values, strict=True):
-            for part, rows in zip(parts, _rows(node, slot, value), strict=True):
-                part.add(np.ascontiguousarray(rows[None], np.float32))
+    sums = [Moments(x.shape[0], x.shape[2], threads=settings.threads) for x in layers]
+    tap = Tap(model, [x.source for x in layers], settings)
+    for sample, values in enumerate(map(tap, feeds)):
+        for i, (layer, part, value) in enumerate(zip(layers, sums, values, strict=True)):
+            picks = layer.pick(value.shape, ROWS, (seed, i, sample))
+            part.add(layer.rows(value, picks))
     found = {}
-    for (node, slot, _), parts in zip(wanted, sums, strict=True):
-        weight = _weight(node, slot)
-        moments = [part.statistics() for part in parts]
-        if weight is not None:
-            same = moments * (len(weight) // len(moments))
-            found[node.inputs[slot].name] = Cell(weight, slot, tuple(same))
+    for layer, part in zip(layers, sums, strict=True):
+        try:
+            found[layer.weight.name] = Cell(layer, part.statistics())
+        except ValueError:  # nothing to rank by: groups that only it reads stay whole
+            continue
     return found
 
 
@@ -115,53 +111,29 @@ def absorbed(
         cells: What its cells read, by the names of their weights.
         dropped: By weight and axis, True for the positions that go.
     """
-    for node in graph.nodes:
-        for slot in (INPUTS, STATES) if match.is_op(node, *CELLS) else ():
-            name = node.inputs[slot].name
-            gone = dropped.get((name, INPUT_AXIS))
-            if gone is not None and gone.any() and name in cells:
-                _absorb(node, cells[name], np.flatnonzero(~gone))
+    for layer in recurrent.find_all(graph) if cells else ():
+        gone = dropped.get((layer.weight.name, INPUT_AXIS))
+        cell = cells.get(layer.weight.name)
+        if gone is not None and gone.any() and cell is not None:
+            _absorb(layer, cell.moments, np.flatnonzero(~gone))
 
 
-def _absorb(node: gs.Node, cell: Cell, kept: np.ndarray) -> None:
-    biased = cell.slot == INPUTS and _own_bias(node)
-    made = np.zeros_like(cell.weight)
-    for d, (matrix, part) in enumerate(zip(cell.weight, cell.moments, strict=True)):
-        offsets = np.zeros(len(matrix))
-        made[d][:, kept], moved = absorb(matrix, offsets, part, kept, biased, RIDGE)
-        if biased:
-            biases = np.array(node.inputs[BIASES].values)  # type: ignore[attr-defined]
-            biases[d, : len(moved)] += moved.astype(biases.dtype)
-            node.inputs[BIASES].values = biases  # type: ignore[attr-defined]
-    node.inputs[cell.slot].values = made  # type: ignore[attr-defined]
+def _absorb(layer: GateLinear, moments: Statistics, kept: np.ndarray) -> None:
+    bias = _bias(layer)
+    matrix, made = layer.matrix(), np.zeros(layer.shape)
+    for d, offsets in enumerate(np.zeros(layer.shape[:2])):
+        part = moments.of_group(d)
+        made[d][:, kept], moved = absorb(matrix[d], offsets, part, kept, bias is not None, RIDGE)
+        if bias is not None:
+            values = np.array(bias.values)
+            values[d, : len(moved)] += moved.astype(values.dtype)
+            bias.values = values
+    layer.write(made)
 
 
-def _own_bias(node: gs.Node) -> bool:
-    """Whether a node has a bias that no other node reads."""
-    return match.given(node, BIASES) and _own(node.inputs[BIASES]) is not None
-
-
-def _weight(node: gs.Node, slot: int) -> np.ndarray | None:
-    """Return W or R; None where it is no float weight of this node alone."""
-    return _own(node.inputs[slot])
-
-
-def _own(tensor: gs.Tensor) -> np.ndarray | None:
-    if not isinstance(tensor, ir.Constant) or len(tensor.outputs) != 1 or match.fetched(tensor):
+def _bias(layer: GateLinear) -> gs.Constant | None:
+    """Return the biases of what comes in, if they are the node's own; states have none here."""
+    if layer.hidden or not match.given(layer.node, BIASES):
         return None
-    return tensor.values if tensor.values.dtype.kind == "f" else None
-
-
-def _sums(node: gs.Node, slot: int) -> list[Moments]:
-    """Return empty sums: one for all that come in, or one a direction for states."""
-    directions, _, width = node.inputs[slot].values.shape  # type: ignore[attr-defined]
-    return [Moments(1, width) for _ in range(1 if slot == INPUTS else directions)]
-
-
-def _rows(node: gs.Node, slot: int, value: np.ndarray) -> list[np.ndarray]:
-    """Return what one weight reads, (rows, width) each."""
-    if slot == INPUTS:
-        return [value.reshape(-1, value.shape[-1])]
-    axis = 2 if node.attrs.get("layout", 0) else 1
-    moved = np.moveaxis(value, axis, 0)
-    return [part.reshape(-1, part.shape[-1]) for part in moved]
+    tensor = layer.node.inputs[BIASES]
+    return tensor if isinstance(tensor, ir.Constant) and len(tensor.outputs) == 1 else None

@@ -140,9 +140,10 @@ def compensate(
             _Collector(twin, target, count, (seed, number, i), len(stage), settings.threads)
             for i, (twin, target) in enumerate(stage)
         ]
-        for sample, parts in enumerate(_picked(collectors, ours, theirs)):
-            for collector, rows in zip(collectors, parts, strict=True):
-                collector.add(held(sample), *rows)
+        for sample, (mine, made) in enumerate(zip(ours.run(), theirs.run(), strict=True)):
+            values = iter(mine)
+            for collector, y in zip(collectors, made, strict=True):
+                collector.add(sample, values, y)
         for collector in collectors:
             fits[collector.twin.student.name] = collector.fit()
     return fits
@@ -151,16 +152,6 @@ def compensate(
 def _read(twin: Twin, target: Target) -> list[gs.Tensor]:
     shortcut = [] if target.shortcut is None else [target.shortcut]
     return [twin.student.source, *shortcut]
-
-
-def _picked(
-    collectors: Sequence[_Collector], ours: Stages, theirs: Stages
-) -> Iterator[list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """Run the next stage of both models; yield the rows of each layer, sample by sample."""
-    runs = zip(ours.run(), theirs.run(), strict=True)
-    for sample, (mine, wanted) in enumerate(runs):
-        values = iter(mine)
-        yield [c.rows(sample, values, y) for c, y in zip(collectors, wanted, strict=True)]
 
 
 class _Collector:
@@ -183,10 +174,8 @@ class _Collector:
         width = groups * (inputs + 2 * outputs)
         self._some = Rows(spacing(count * self._most, width, many))
 
-    def rows(
-        self, sample: int, values: Iterator[np.ndarray], y: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return rows of one sample: what the layer reads, its targets, and what is added to it.
+    def add(self, sample: int, values: Iterator[np.ndarray], y: np.ndarray) -> None:
+        """Add rows of one sample.
 
         Args:
             sample: Its number.
@@ -198,16 +187,13 @@ class _Collector:
             y = np.take(y, self.twin.kept, axis=layer.channel_axis(y.ndim))
         picks = layer.pick(x.shape, self._most, (*self._seed, sample))
         rows, wanted = layer.rows(x, picks), layer.targets(y, picks)
-        if self._target.shortcut is None:
-            return rows, wanted, np.zeros_like(wanted)
-        rest = layer.targets(next(values), picks)
-        return rows, wanted - rest, rest
-
-    def add(self, aside: bool, rows: np.ndarray, wanted: np.ndarray, rest: np.ndarray) -> None:
-        """Add rows of one sample to those of the fit, or to those held out."""
-        self._parts[aside].add(rows, wanted)
+        rest = np.zeros_like(wanted)
+        if self._target.shortcut is not None:
+            rest = layer.targets(next(values), picks)
+            wanted = wanted - rest
+        self._parts[held(sample)].add(rows, wanted)
         if self._clamp is not None:
-            self._some.add(aside, rows, wanted, rest)
+            self._some.add(held(sample), rows, wanted, rest)
 
     def fit(self) -> Fit:
         """Fit the layer, and write what was found unless it is worse."""

@@ -101,7 +101,7 @@ def decide(
     layers = linear.find_all(source.graph)
     some = thinned(samples, CURVES)
     reads = collect(source, layers, some.feeds, some.count(), ctx.seed, settings)
-    read_by = cells.collect(source, some.feeds(), settings)
+    read_by = cells.collect(source, some.feeds(), settings, ctx.seed)
     if rankings is None:
         found = {g.name: ranking(g, reads, wish.least, read_by) for g in groups}
         rankings = {name: r for name, r in found.items() if r is not None}

@@ -99,7 +99,7 @@ class Prune(Pass):
     def run(self, model: Model, ctx: Context) -> int:  # noqa: D102
         if self.criterion != "obs":
             named(self.criterion)  # a wrong name fails before any work
-        if self.soft and (ctx.calibration is None or ctx.calibration.count() < LEAST_SAMPLES):
+        if self.soft and _few(ctx):
             raise PassError(
                 "prune: soft=true changes what means are taken over, and layers must make up for "
                 f"that: give at least {LEAST_SAMPLES} --calib samples"
@@ -148,8 +148,7 @@ class Prune(Pass):
 
     def _by_samples(self, ctx: Context) -> bool:
         """Whether what is cut is chosen, and made up for, on samples."""
-        few = ctx.calibration is None or ctx.calibration.count() < LEAST_SAMPLES
-        return self.criterion == "obs" and self.compensate == "ls" and not few
+        return self.criterion == "obs" and self.compensate == "ls" and not _few(ctx)
 
     def _proven(
         self,
@@ -209,8 +208,7 @@ class Prune(Pass):
             criterion = "l2" if self.criterion == "obs" else self.criterion
             rankings = self._ranked(criterion, source, groups, ctx)
         kind, value = self._budget(ctx)
-        few = ctx.calibration is None or ctx.calibration.count() < LEAST_SAMPLES
-        if rankings is not None and (self.compensate == "none" or few):
+        if rankings is not None and (self.compensate == "none" or _few(ctx)):
             ctx.notes.append("prune: no layer is fitted anew to calibration samples")
             groups = [g for g in groups if g.name in rankings]
             step = uncalibrated.STEP if self.align == "measured" else 1
@@ -258,6 +256,11 @@ class Prune(Pass):
             if value is not None:
                 return kind, float(value)
         return "drop", CAUTION * ctx.max_drop
+
+
+def _few(ctx: Context) -> bool:
+    """Whether there are too few samples to choose and to fit on."""
+    return ctx.calibration is None or ctx.calibration.count() < LEAST_SAMPLES
 
 
 def _ranking(worth: np.ndarray) -> Ranking:

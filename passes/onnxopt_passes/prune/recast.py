@@ -20,6 +20,7 @@ from onnxopt_passes.prune import blocks, products, ragged, rotate
 from onnxopt_passes.prune.analysis import analyse
 from onnxopt_passes.prune.budget import CURVES, thinned
 from onnxopt_passes.prune.collect import collect
+from onnxopt_passes.prune.decide import ASIDE
 from onnxopt_passes.prune.groups import Role
 from onnxopt_passes.prune.products import Part
 
@@ -108,10 +109,9 @@ def prepared(
             )
     if not by_samples or ctx.calibration is None or not names:
         return Recast(source)
+    samples, _ = ctx.calibration.split(ASIDE, ctx.seed)  # the others judge
     settings = Settings(True, ctx.threads, ctx.custom_ops)
-    return recast(
-        source, names, ctx.calibration, settings, certifier.observed, certifier.differs, ctx.seed
-    )
+    return recast(source, names, samples, settings, certifier.observed, certifier.differs, ctx.seed)
 
 
 def recast(

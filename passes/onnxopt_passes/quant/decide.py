@@ -27,8 +27,6 @@ MOST = 0.8
 LEAST = 0.3
 """Share of all work from which integers are worth the trouble."""
 
-RECURRENT = ("LSTM", "GRU", "RNN")
-
 
 def mode(model: Model, ctx: Context) -> tuple[str, str]:
     """Return the mode for a model, and the reason.
@@ -62,7 +60,9 @@ def macs(model: Model, ctx: Context) -> dict[str, int]:
         CannotRun: onnxruntime cannot run it on the sample.
     """
     shapes.infer(model)
-    counted = [n for n in model.graph.nodes if match.is_op(n, "Conv", "MatMul", "Gemm", *RECURRENT)]
+    counted = [
+        n for n in model.graph.nodes if match.is_op(n, "Conv", "MatMul", "Gemm", *match.RECURRENT)
+    ]
     names = [_counted(node).name for node in counted]
     found = {"convolution": 0, "product": 0, "recurrent": 0}
     if not names or ctx.calibration is None:
@@ -74,7 +74,7 @@ def macs(model: Model, ctx: Context) -> dict[str, int]:
         weight = match.constant(node.inputs[1])
         if weight is None or name not in sizes or weight.ndim < 2:
             continue
-        if node.op in RECURRENT:
+        if node.op in match.RECURRENT:
             state = match.constant(node.inputs[2])
             steps = sizes[name] // weight.shape[-1]
             found["recurrent"] += steps * (weight.size + (0 if state is None else state.size))
@@ -88,4 +88,4 @@ def macs(model: Model, ctx: Context) -> dict[str, int]:
 
 def _counted(node: gs.Node) -> gs.Tensor:
     """Return the tensor whose size tells the work: the output, of recurrent nodes the input."""
-    return node.inputs[0] if node.op in RECURRENT else node.outputs[0]
+    return node.inputs[0] if node.op in match.RECURRENT else node.outputs[0]

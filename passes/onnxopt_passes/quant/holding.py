@@ -7,8 +7,6 @@ prices of error leave of the region: both are looked for, and timed.
 
 from __future__ import annotations
 
-import time
-from statistics import median
 from typing import TYPE_CHECKING
 
 from onnxopt import runtime
@@ -78,8 +76,8 @@ def faster(
     """
     settings = Settings(True, ctx.threads, ctx.custom_ops)
     sessions = [Session(m, settings) for m in (before, after)]
-    clock = time.thread_time if ctx.threads == 1 else time.perf_counter
-    old, new = runtime.in_turn(sessions, trial.feed, SECONDS, clock=clock)
-    words = f"{1e3 * median(old):.3g} ms in float, {1e3 * median(new):.3g} ms in integers"
-    won = median(new) < ratio * median(old) and min(new) < ratio * min(old)
+    clock = runtime.clock(ctx.threads)
+    old, new = runtime.interleave(sessions, trial.feed, SECONDS, clock=clock)
+    words = f"{1e3 * old.median:.3g} ms in float, {1e3 * new.median:.3g} ms in integers"
+    won = new.median < ratio * old.median and new.minimum < ratio * old.minimum
     return won, words

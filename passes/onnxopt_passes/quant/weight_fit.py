@@ -21,8 +21,8 @@ import onnx_graphsurgeon as gs
 from onnxopt.errors import SamplesError
 from onnxopt.margins import CAUTION
 from onnxopt.runtime import CannotRun
-from onnxopt.statistics import linear
-from onnxopt_passes.quant import finer, forms, gates, readings, recovery, scales, trial
+from onnxopt.statistics import linear, recurrent
+from onnxopt_passes.quant import finer, forms, readings, recovery, scales, trial
 from onnxopt_passes.quant.layer_fit import Item, LayerFit, Won
 from onnxopt_passes.quant.refine import FEW_BITS
 from onnxopt_passes.quant.trial import Trial
@@ -112,7 +112,7 @@ class _Fit:
         self.model, self.options, self.ctx, self.counts = model, options, ctx, counts
         self.samples, check = trial.parts(ctx.calibration, source, ctx.seed)
         self.trial = Trial(source, check, ctx)
-        found = [*linear.find_all(model.graph), *gates.find_all(model.graph)]
+        found = [*linear.find_all(model.graph), *recurrent.find_all(model.graph)]
         layers = {id(x.weight): x for x in found}
         self.now = {
             one.name: replace(one, layer=layers.get(id(one.form.weight.tensor))) for one in plain

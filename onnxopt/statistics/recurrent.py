@@ -1,4 +1,4 @@
-"""The matrices of recurrent nodes as linear layers: what they read, to round them by.
+"""The matrices of recurrent nodes as linear layers: what they read.
 
     gates = W x_t + R h_(t-1) + b        W (directions, gates * hidden, inputs), R (.., .., hidden)
 
@@ -17,7 +17,6 @@ import numpy as np
 from onnxopt import match
 from onnxopt.model import ir
 from onnxopt.statistics.layer import Linear
-from onnxopt_passes.quant.decide import RECURRENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,11 +74,11 @@ class GateLinear(Linear):
         return rank - 1
 
 
-def find_all(graph: gs.Graph) -> list[Linear]:
+def find_all(graph: gs.Graph) -> list[GateLinear]:
     """Return the matrices of recurrent nodes whose inputs can be read; `match.stamp` first."""
-    found: list[Linear] = []
+    found: list[GateLinear] = []
     for node in graph.nodes:
-        if not match.is_op(node, *RECURRENT) or len(node.inputs) < 3:
+        if not match.is_op(node, *match.RECURRENT) or len(node.inputs) < 3:
             continue
         for index, hidden in ((1, False), (2, True)):
             weight = node.inputs[index]
