@@ -183,3 +183,9 @@ def test_the_survey_says_what_is_frozen_and_how_far_pruning_reaches():
     by_name = {g["name"]: g for g in found["groups"]}
     assert by_name["w2"]["frozen"] is None
     assert any("model output" in (g["frozen"] or "") for g in found["groups"])
+
+
+@pytest.mark.parametrize("options", [{}, {"latency": 0.7}])
+def test_a_cut_that_is_not_fitted_has_a_budget_that_can_be_counted(options):
+    with pytest.raises(ValueError, match="compensate=none takes ratio="):
+        Prune(compensate="none", **options)

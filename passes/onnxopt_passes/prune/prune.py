@@ -93,6 +93,8 @@ class Prune(Pass):
             raise ValueError(f"no criterion is named {self.criterion!r}; there are: obs, {known}")
         if self.soft and self.compensate == "none":
             raise ValueError("soft=true changes what means are taken over: it needs compensate=ls")
+        if self.compensate == "none" and self.plan is None and given in ([], ["latency"]):
+            raise ValueError("compensate=none takes ratio=, macs= or params=")
         if self.min_channels < 1:
             raise ValueError("min_channels must be at least 1")
 
