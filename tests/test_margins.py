@@ -1,7 +1,7 @@
 import numpy as np
 
+from onnxopt.interval import Verdict
 from onnxopt.margins import Margins
-from onnxopt.metrics import Verdict
 
 
 def softmax(x):

@@ -234,7 +234,7 @@ class Budget:
         """Return the time of a cut model as a share of the source's; measured once on a machine."""
         sizes = {name: np.shape(value) for name, value in feed.items()}
         models = _digest(source), _digest(cut)
-        key = verdicts.key("share of time", *models, self.shop.settings.threads, sizes, seconds)
+        key = verdicts.key("share of time", *models, repr(self.shop.settings), sizes, seconds)
         known = verdicts.recall(key)
         if known is None:
             sessions = [Session(m, self.shop.settings) for m in (source, cut)]

@@ -48,6 +48,9 @@ TABLES = 2 / 3
 """Share of the drop by noise that counts where detections are scored too: few samples may have any,
 but where some have, their score says more than noise does."""
 
+WATCHED = ("cosine", "detections", "logits", "segments")
+"""Metrics beside which the worst output by its noise counts, where they were not asked for."""
+
 FIT_MACS = 4e10
 """The same for fitting ranges."""
 
@@ -165,7 +168,7 @@ class _Sums:
         self._noise: list[float] = []
         self._scores: list[float] = []
         self._margins, self._worst = Margins(), _Worst()
-        self._watched = trial.unnamed and trial.metric.name in ("cosine", "detections")
+        self._watched = trial.unnamed and trial.metric.name in WATCHED
 
     def add(self, got: Outputs, want: Outputs, label: np.ndarray | None) -> None:
         """Take in the next sample."""
