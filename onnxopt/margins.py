@@ -9,6 +9,9 @@ margins with all disturbances, as if they were independent, gives n^2 samples of
     margin   log p(top) - log p(next) of the source
     change   the candidate's margin between the source's top class and the best other one, less it
     cost     p(top) - p(next): what expected accuracy loses by that flip
+
+Of lines, rows are steps. Where one class stands for nothing and a line is right as a whole, a line
+loses what its steps lose together.
 """
 
 from __future__ import annotations
@@ -17,9 +20,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxopt import readout
+from onnxopt import readout, sequences
+from onnxopt.parity import flat
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from onnxopt.parity import Outputs
 
 FLOOR = 1e-12
@@ -34,18 +40,34 @@ MOST_ROWS = 4096
 
 
 class Margins:
-    """Collects rows of class scores of a source and of a candidate."""
+    """Collects rows of class scores of a source and of a candidate.
 
-    def __init__(self) -> None:
+    Args:
+        lines: Whether rows are steps of outputs of shape (batch, steps, classes).
+    """
+
+    def __init__(self, lines: bool = False) -> None:
+        self._lines = lines
         self._margins: list[np.ndarray] = []
         self._changes: list[np.ndarray] = []
         self._costs: list[np.ndarray] = []
+        self._lengths: list[int] = []
         self._rows = 0
 
     def add(self, wanted: Outputs, found: Outputs) -> None:
         """Take in one sample; outputs without class scores say nothing."""
-        p, q = (readout.class_probabilities(outputs) for outputs in (wanted, found))
-        if p is None or q is None or p.shape != q.shape or p.ndim != 2 or self._rows >= MOST_ROWS:
+        if self._rows >= MOST_ROWS:
+            return
+        if not self._lines:
+            self._add(*(readout.class_probabilities(outputs) for outputs in (wanted, found)))
+            return
+        for p, q in _lines(wanted, found):
+            self._add(p, q)
+            whole = sequences.blank_of(p.argmax(-1), p.shape[1]) is not None
+            self._lengths.append(len(p) if whole else 1)
+
+    def _add(self, p: np.ndarray | None, q: np.ndarray | None) -> None:
+        if p is None or q is None or p.shape != q.shape or p.ndim != 2:
             return
         top = p.argmax(-1)
         rows = np.arange(len(p))
@@ -57,7 +79,10 @@ class Margins:
         self._rows += len(p)
 
     def drop(self) -> float:
-        """Return the fall of expected accuracy to be foreseen; 0 where nothing was taken in."""
+        """Return the fall of expected accuracy, or of lines that are right, that is to be foreseen.
+
+        0 where nothing was taken in.
+        """
         if not self._rows:
             return 0.0
         margins, changes, costs = (
@@ -65,7 +90,19 @@ class Margins:
         )
         order = np.sort(changes)
         flips = np.searchsorted(order, -margins, side="left") / len(order)
-        return float(np.mean(costs * flips))
+        steps = float(np.mean(self._lengths)) if self._lines else 1.0
+        return min(steps * float(np.mean(costs * flips)), 1.0)
+
+
+def _lines(wanted: Outputs, found: Outputs) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the probabilities of each line, (steps, classes), of both; none of another shape."""
+    one = readout.steps(wanted)
+    got = None if one is None else dict(flat(found)).get(one[0])
+    if one is None or got is None or readout.lines(got).shape != one[1].shape:
+        return
+    for pair in zip(one[1], readout.lines(got), strict=True):
+        p, q = (readout.probabilities(x.astype(np.float64)) for x in pair)
+        yield p, q
 
 
 def _others(values: np.ndarray, top: np.ndarray) -> np.ndarray:
