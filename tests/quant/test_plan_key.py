@@ -58,6 +58,7 @@ def test_the_same_question_has_the_same_key(key):
         {"metric": "cosine"},
         {"threads": 2},
         {"metric": None},
+        {"target": "ort-cpu"},
         {"seed": 5},
         {"samples": _samples(label=1)},
     ],

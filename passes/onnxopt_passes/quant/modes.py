@@ -122,6 +122,7 @@ class Search:
             metrics.fingerprint(ctx.metric),
             ctx.threads,
             ctx.custom_ops,
+            ctx.target,
             products,
         ]
         data = [ranges.fingerprint(self.source, part, ()) for part in (fit, check)]
