@@ -11,7 +11,7 @@ margins with all disturbances, as if they were independent, gives n^2 samples of
     cost     p(top) - p(next): what expected accuracy loses by that flip
 
 Of lines, rows are steps. Where one class stands for nothing and a line is right as a whole, a line
-loses what its steps lose together.
+loses what its steps lose together; flips that leave what is read as it is cost nothing.
 """
 
 from __future__ import annotations
@@ -63,8 +63,10 @@ class Margins:
             return
         for p, q in _lines(wanted, found):
             self._add(p, q)
-            whole = sequences.blank_of(p.argmax(-1), p.shape[1]) is not None
-            self._lengths.append(len(p) if whole else 1)
+            blank = sequences.blank_of(p.argmax(-1), p.shape[1])
+            self._lengths.append(1 if blank is None else len(p))
+            if blank is not None:
+                self._costs[-1][sequences.harmless(p, blank)] = 0.0
 
     def _add(self, p: np.ndarray | None, q: np.ndarray | None) -> None:
         if p is None or q is None or p.shape != q.shape or p.ndim != 2:
