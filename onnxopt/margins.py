@@ -10,8 +10,11 @@ margins with all disturbances, as if they were independent, gives n^2 samples of
     change   the candidate's margin between the source's top class and the best other one, less it
     cost     p(top) - p(next): what expected accuracy loses by that flip
 
-Of lines, rows are steps. Where one class stands for nothing and a line is right as a whole, a line
-loses what its steps lose together; flips that leave what is read as it is cost nothing.
+Of lines, rows are steps, many of each size. Logarithms of sure ones are disturbed more, so a
+margin is paired with the disturbances of the `NEAR` rows of nearest margins. Where one class
+stands for nothing and a line is right as a whole, a line loses what its steps lose together. Flips
+that leave what is read as it is cost nothing, and are no disturbance: a symbol that moves by a step
+turns two margins that were as sure as any.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ FLOOR = 1e-12
 CAUTION = 0.5
 """Share of the run's drop that a lossy pass may use up on the samples that it chooses on: on others
 the model loses more or less, and later passes need their part."""
+
+NEAR = 100
+"""Rows of like margins that a step is paired with."""
 
 MOST_ROWS = 4096
 """Rows that are paired, the first ones: a drop is then known to a few millionths."""
@@ -65,8 +71,13 @@ class Margins:
             self._add(p, q)
             blank = sequences.blank_of(p.argmax(-1), p.shape[1])
             self._lengths.append(1 if blank is None else len(p))
-            if blank is not None:
-                self._costs[-1][sequences.harmless(p, blank)] = 0.0
+            if blank is None:
+                continue
+            self._costs[-1][sequences.harmless(p, blank)] = 0.0
+            one, other = (sequences.reading(x.argmax(-1), blank) for x in (p, q))
+            if np.array_equal(one, other):
+                moved = self._margins[-1] + self._changes[-1] < 0
+                self._changes[-1][moved] = 0.0
 
     def _add(self, p: np.ndarray | None, q: np.ndarray | None) -> None:
         if p is None or q is None or p.shape != q.shape or p.ndim != 2:
@@ -90,10 +101,23 @@ class Margins:
         margins, changes, costs = (
             np.concatenate(part) for part in (self._margins, self._changes, self._costs)
         )
-        order = np.sort(changes)
-        flips = np.searchsorted(order, -margins, side="left") / len(order)
-        steps = float(np.mean(self._lengths)) if self._lines else 1.0
-        return min(steps * float(np.mean(costs * flips)), 1.0)
+        if not self._lines:
+            order = np.sort(changes)
+            flips = np.searchsorted(order, -margins, side="left") / len(order)
+            return float(np.mean(costs * flips))
+        lost = float(np.mean(costs * _flips_nearby(margins, changes)))
+        return min(float(np.mean(self._lengths)) * lost, 1.0)
+
+
+def _flips_nearby(margins: np.ndarray, changes: np.ndarray) -> np.ndarray:
+    """Return how often each row flips by the disturbances of rows of like margins, (rows,)."""
+    order = np.argsort(margins, kind="stable")
+    size = min(NEAR, len(order))
+    windows = np.lib.stride_tricks.sliding_window_view(changes[order], size)
+    places = np.clip(np.arange(len(order)) - size // 2, 0, len(windows) - 1)
+    flips = np.empty(len(order))
+    flips[order] = np.mean(windows[places] < -margins[order, None], axis=1)
+    return flips
 
 
 def _lines(wanted: Outputs, found: Outputs) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -58,6 +58,19 @@ def test_lines_lose_what_their_steps_lose_together():
     assert min(found) > 0.4 * shown, "no set of 40 lines says that all is well"
 
 
+def test_symbols_that_move_are_no_disturbance():
+    margins, spoilt = Margins(lines=True), Margins(lines=True)
+    for seed in range(20):
+        want, got = a_line(seed, 0.1)
+        got[[2, 3]] = got[[3, 2]]  # the first symbol comes a step later
+        margins.add({"y": want}, {"y": got})
+        wrong = got.copy()
+        wrong[3] = np.roll(got[3], 1, axis=-1)  # and is another one
+        spoilt.add({"y": want}, {"y": wrong})
+    assert margins.drop() < 0.01
+    assert spoilt.drop() > 0.3
+
+
 def test_where_each_step_says_something_it_counts_as_one():
     want, got = rows(400, 0.8)
     margins, steps = Margins(), Margins(lines=True)
