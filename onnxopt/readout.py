@@ -67,8 +67,16 @@ def embedded(values: np.ndarray) -> bool:
 
 
 def undecided(scores: np.ndarray) -> bool:
-    """Whether no class stands out, so that flips cost nothing: then these are no scores of any."""
-    if scores.shape[1] < WIDTH or not scores.size:
+    """Whether no class stands out, so that flips cost nothing: then these are no scores of any.
+
+    Numbers of 0 to 1 that do not sum to one are such too: labels that may hold together, or one
+    probability a moment.
+    """
+    if not scores.size or distributed(scores[None]):
+        return False
+    if ((scores >= 0) & (scores <= 1)).all():
+        return True
+    if scores.shape[1] < WIDTH:
         return False
     return bool(probabilities(scores.astype(np.float64)).max(-1).mean() < FLAT)
 
