@@ -91,6 +91,15 @@ def test_one_that_is_not_faster_stays(model, context, monkeypatch):
 
 
 @pytest.mark.usefixtures("faster")
+def test_its_scales_are_no_weights_that_were_left(model, context):
+    text = PLAIN.replace("128", "1200").replace("32", "300")
+    built, ctx = model(text), context((9, 1, 24), target="ort-cpu", max_drop=1.0)
+    Quant().run(built, ctx)
+    assert dynamic_lstm.OP in ops(built)
+    assert ctx.untouched == {}
+
+
+@pytest.mark.usefixtures("faster")
 def test_one_that_costs_too_much_stays(model, context):
     built, ctx = model(PLAIN), context((9, 1, 24), target="ort-cpu", max_drop=1e-9)
     Quant(mode="dynamic").run(built, ctx)
