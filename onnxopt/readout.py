@@ -35,6 +35,9 @@ that know nothing of each other have 1 / (width - 1)."""
 DECIDED = 0.5
 """Least of the mean of each row's largest probability."""
 
+PLACES = 4096
+"""Places of a map that are looked at, about."""
+
 MOST_KINDS = 1024
 """Classes of a map, at most."""
 
@@ -124,7 +127,9 @@ def maps(outputs: Outputs) -> tuple[str, np.ndarray] | None:
     """Return the first output of shape (batch, classes, height, width), known by its values."""
     for name, value in flat(outputs):
         if is_float(value) and value.ndim == 4 and 2 <= value.shape[1] <= MOST_KINDS:
-            rows = np.moveaxis(value, 1, -1).reshape(1, -1, value.shape[1])
+            places = value.reshape(*value.shape[:2], -1)
+            step = max(places.shape[2] // PLACES, 1)
+            rows = np.moveaxis(places[..., ::step], 1, -1).reshape(1, -1, value.shape[1])
             if min(value.shape[2:]) > 1 and (distributed(rows) or logits(rows)):
                 return name, value
     return None

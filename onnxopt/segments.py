@@ -66,8 +66,8 @@ def _probabilities(
     if (scores >= 0).all() and np.allclose(scores.sum(0), 1, atol=1e-3):
         return scores.sum(1, dtype=np.float64), [scores[path, places] for path in paths]
     top = scores.max(0)
-    whole = np.zeros(len(places))
+    whole = np.zeros_like(top)
     for row in scores:
         whole += np.exp(row - top)
-    masses = np.array([np.sum(np.exp(row - top) / whole) for row in scores])
+    masses = np.array([np.sum(np.exp(row - top) / whole, dtype=np.float64) for row in scores])
     return masses, [np.exp(scores[path, places] - top) / whole for path in paths]
