@@ -210,7 +210,7 @@ class Budget:
         """Return the time of a cut model as a share of the source's; measured once on a machine."""
         sizes = {name: np.shape(value) for name, value in feed.items()}
         models = _digest(source), _digest(cut)
-        key = verdicts.key("share of time", *models, self.shop.settings.threads, sizes, SECONDS)
+        key = verdicts.key("share of time", *models, repr(self.shop.settings), sizes, SECONDS)
         known = verdicts.recall(key)
         if known is None:
             sessions = [Session(m, self.shop.settings) for m in (source, cut)]
