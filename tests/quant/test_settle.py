@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from onnxopt.runtime import Settings
 from onnxopt_passes.quant import Quant, cut, units
 from onnxopt_passes.quant.converter import Converter
 from onnxopt_passes.quant.cut import Times
-from onnxopt_passes.quant.settle import Settler
+from onnxopt_passes.quant.settle import FEW, Settler
 from onnxopt_passes.quant.trial import Trial, parts
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -43,7 +45,7 @@ def settler(model, monkeypatch):
             return [{n: Cost("Conv", t) for n, t in costs(set(m)).items()} for m in models]
 
         monkeypatch.setattr(deployed, "times", times)
-        return Settler(frozenset, units.find(found.graph), {}, 1)
+        return Settler(frozenset, units.find(found.graph), {}, 1, 0.1)
 
     return make
 
@@ -160,4 +162,18 @@ def test_one_convolution_in_float_costs_residual_blocks_their_layout(model, cont
 
     monkeypatch.setattr(deployed, "times", times)
     costs = Times(dict.fromkeys("sabcd", 1.0), dict.fromkeys("sabcd", 1.0), {})
-    assert converter._settler().close(every - {"s"}, costs)[0] == every
+    assert converter._settler(costs).close(every - {"s"}, costs)[0] == every
+
+
+def test_slow_models_are_run_less_often(settler, monkeypatch):
+    runs = []
+    made = settler(_plain)
+
+    def times(models, _settings, _feed, number):
+        runs.append(number)
+        return [{} for _ in models]
+
+    monkeypatch.setattr(deployed, "times", times)
+    for seconds in (1e-3, 0.2, 9.0):
+        replace(made, seconds=seconds).close({"a", "b", "c"}, _times(made))
+    assert runs == [deployed.RUNS, 10, FEW]

@@ -217,16 +217,17 @@ class Converter:
         feed, threads = self.trial.feed, self.ctx.threads
         self.times = audit.times(floats, integers, chosen, self.sizes, feed, threads)
         kept = self._recut(set(self.plan.chosen), {}, 0.0)
-        settler = self._settler()
+        settler = self._settler(self.times)
         kept, self.times = settler.open(kept, self.times, self._cut)
         kept, self.times = settler.close(kept, self.times)
         self.plan.leave(self.plan.chosen - kept, "it is slower in integers")
 
-    def _settler(self) -> Settler:
+    def _settler(self, times: cut.Times) -> Settler:
         def build(chosen: Collection[str]) -> Exported:
             return self.build(chosen, named=True)
 
-        return Settler(build, self.found, self.trial.feed, self.ctx.threads)
+        seconds = 1e-6 * sum(times.floats.values())
+        return Settler(build, self.found, self.trial.feed, self.ctx.threads, seconds)
 
     def _equalize(self) -> None:
         """Bring channels to like size, if all units in integers are nearer to the source then."""
@@ -305,7 +306,7 @@ class Converter:
     def _settle(self) -> None:
         """Take out what is slow between the units that are left; fewer integers are as accurate."""
         assert self.times is not None  # noqa: S101  # `_hold` has asked
-        kept, _ = self._settler().open(set(self.plan.chosen), self.times, self._cut)
+        kept, _ = self._settler(self.times).open(set(self.plan.chosen), self.times, self._cut)
         limit = CAUTION * self.ctx.max_drop
         if kept != self.plan.chosen and self.trial.drop(self.build(kept), limit) <= limit:
             self.plan.leave(self.plan.chosen - kept, "it is slower in integers")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import Any
 
+    from onnxopt.deployed import Cost
     from onnxopt.model import Exported
     from onnxopt_passes.quant.cut import Times
     from onnxopt_passes.quant.units import Unit
@@ -39,11 +40,17 @@ CLEARLY = 0.99
 SLOWER = 2.0
 """A unit that takes so many times what it took with everything in integers is charged with that."""
 
-MOST = 8
+MOST = 6
 """Gaps that are tried one by one, those first whose units lose the least."""
 
 ROUNDS = 3
 """How often units are charged anew."""
+
+SECONDS = 2.0
+"""What a profile takes, about; slow models are run less often, but `FEW` times."""
+
+FEW = 4
+"""Runs of a profile, at least."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,14 @@ class Settler:
         found: All units.
         feed: One set of inputs.
         threads: Threads of the sessions.
+        seconds: What the model takes in float, about.
     """
 
     build: Callable[[Collection[str]], Exported]
     found: Sequence[Unit]
     feed: Mapping[str, Any]
     threads: int
+    seconds: float
 
     def open(
         self, kept: set[str], times: Times, recut: Callable[[set[str], Times], set[str]]
@@ -112,16 +121,20 @@ class Settler:
 
     def _gain(self, before: Collection[str], after: Collection[str]) -> float:
         """Return the microseconds that the second plan saves; zero unless it clearly does."""
-        pair = [self.build(before), self.build(after)]
-        found = deployed.times(pair, Settings(True, self.threads), self.feed)
+        found = self._profiles(before, after)
         old, new = (sum(cost.microseconds for cost in costs.values()) for costs in found)
         return old - new if new < CLEARLY * old else 0.0
+
+    def _profiles(self, *plans: Collection[str]) -> list[dict[str, Cost]]:
+        runs = int(SECONDS / max(self.seconds, 1e-6))
+        runs = min(max(runs, FEW), deployed.RUNS)
+        models = [self.build(plan) for plan in plans]
+        return deployed.times(models, Settings(True, self.threads), self.feed, runs)
 
     def _charged(self, kept: Collection[str], times: Times) -> Times:
         """Return times with those of this plan where they are far above what they were."""
         units = [u for u in self.found if u.name in kept]
-        settings = Settings(True, self.threads)
-        (costs,) = deployed.times([self.build(kept)], settings, self.feed)
+        (costs,) = self._profiles(kept)
         now = audit.by_unit(costs, units)
         most = {n: max(SLOWER * times.integers[n], audit.FIXED) for n in now if n in times.integers}
         slow = {name: now[name] for name, limit in most.items() if now[name] > limit}
