@@ -16,6 +16,7 @@ from onnxopt.errors import (
     ParityError,
     PassError,
     SamplesError,
+    SpecError,
     UnprovenError,
 )
 from onnxopt.job import Job, Step
@@ -112,7 +113,7 @@ class Attempt:
             raise PassError(
                 f"pass {self.item.name!r} is not done after {limit}; nothing is written"
             ) from None
-        except (SamplesError, ParityError, BudgetError, UnprovenError):
+        except (SamplesError, SpecError, ParityError, BudgetError, UnprovenError):
             raise
         except OnnxoptError as e:
             return self.before, Outcome(failure=Failure("raised", str(e)))

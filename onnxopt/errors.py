@@ -9,7 +9,7 @@ OnnxoptError
 │   └── OutputError       the result cannot be written there
 ├── ProofError            what was made may not be written: exit code 1
 │   ├── ParityError       outputs are not those of the source
-│   ├── BudgetError       the score fell by more than --max-drop
+│   ├── BudgetError       the score fell by more than --max-drop, or a size cannot be met
 │   ├── NoopError         a lossy pass found nothing to do, and the run asks for more
 │   ├── UnprovenError     nothing could be compared, and the run asks for a proof
 │   └── SlowerError       the result is slower than the source
@@ -65,7 +65,7 @@ class ParityError(ProofError):
 
 
 class BudgetError(ProofError):
-    """The score fell by more than the run allows."""
+    """A budget cannot be kept: what the score may fall by, or what a result may cost."""
 
 
 class UnprovenError(ProofError):

@@ -13,7 +13,15 @@ import pytest
 
 import onnxopt
 from onnxopt import Context, Model, Pass, Rule, match, rewrite
-from onnxopt.errors import ParityError, PassError, UnprovenError
+from onnxopt.errors import (
+    BudgetError,
+    OnnxoptError,
+    ParityError,
+    PassError,
+    SamplesError,
+    SpecError,
+    UnprovenError,
+)
 from onnxopt.model import ir
 from onnxopt.runtime import run_once
 from onnxopt.testing import fill
@@ -224,6 +232,24 @@ def test_an_edit_that_raises_is_left_out() -> None:
 def test_a_pass_that_always_raises_ends_the_run() -> None:
     with pytest.raises(PassError, match=r"pass 'raises' is broken: KeyError: 'axis'"):
         onnxopt.optimize(chain(), (Raises(node=""),), timing=False)
+
+
+@dataclass(frozen=True)
+class Refuses(Pass):
+    """Says what is wrong with what it was asked for, after some edits."""
+
+    name: ClassVar[str] = "refuses"
+    kind: type[OnnxoptError] = SpecError
+
+    def run(self, model: Model, ctx: Context) -> int:
+        rewrite.apply(model, (Rule("drop", ("Identity",), drop),), ctx)
+        raise self.kind("ask for something else")
+
+
+@pytest.mark.parametrize("kind", [SpecError, SamplesError, BudgetError])
+def test_what_a_user_asked_wrongly_is_neither_undone_nor_a_broken_pass(kind) -> None:
+    with pytest.raises(kind, match=r"^ask for something else$"):
+        onnxopt.optimize(chain(), (Refuses(kind),), timing=False)
 
 
 @dataclass(frozen=True)

@@ -105,11 +105,9 @@ class ConvLinear(Linear):
         where = np.ravel_multi_index(
             [a[:, None] + b[None, :] for a, b in zip(start, steps, strict=True)], sizes
         )
-        flat = x.reshape(x.shape[0], x.shape[1], -1)
-        parts = [np.take(flat[n], where[sample == n], axis=1) for n in range(x.shape[0])]
-        patches = np.concatenate(parts, axis=1)  # (channels, rows in order of samples, taps)
-        order = np.argsort(np.argsort(sample, kind="stable"), kind="stable")
-        return self._grouped(patches[:, order] if x.shape[0] > 1 else patches)
+        size = math.prod(sizes)
+        flat = x.swapaxes(0, 1).reshape(x.shape[1], -1)  # (channels, places of all samples)
+        return self._grouped(np.take(flat, where + size * sample[:, None], axis=1))
 
     def _grouped(self, patches: np.ndarray) -> np.ndarray:
         """Return (channels, rows, taps) as (groups, rows, channels of a group * taps)."""

@@ -8,7 +8,7 @@ from prune import topologies
 from prune.topologies import Net
 
 from onnxopt.base import Context
-from onnxopt.errors import PassError
+from onnxopt.errors import SpecError
 from onnxopt.model import Model
 from onnxopt.runtime import Settings
 from onnxopt.samples import synthetic
@@ -103,7 +103,7 @@ def test_both_terms_of_a_sum_cannot_go():
     model = Model.from_proto(n.build(n.head(n.op("Add", *sides), 8)))
     found = in_branches(model)
     assert len(found) == 2
-    with pytest.raises(PassError, match="both terms"):
+    with pytest.raises(SpecError, match="both terms"):
         without(model, *found.values())
 
 
@@ -118,5 +118,5 @@ def test_a_plan_may_drop_a_branch_and_nothing_else(tmp_path):
     assert next(g for g in ctx.evidence["groups"] if g["name"] == name)["after"] == 0
     groups = analyse(Model.from_proto(topologies.plain())).groups
     path.write_text('{"groups": {"w0": {"keep": []}}}')
-    with pytest.raises(PassError, match="in no branch"):
+    with pytest.raises(SpecError, match="in no branch"):
         plan.read(path, groups)

@@ -4,7 +4,7 @@ import pytest
 from residual import inner, residual, samples_of, sliced, spine
 
 from onnxopt import cost
-from onnxopt.errors import PassError
+from onnxopt.errors import BudgetError
 from onnxopt.runtime import CannotRun, Timing
 from onnxopt.statistics import linear
 from onnxopt_passes.prune import budget as budgets
@@ -92,7 +92,7 @@ def test_the_largest_cut_within_a_drop(parts, monkeypatch):
 
 
 def test_a_budget_out_of_reach_says_what_is_left(parts):
-    with pytest.raises(PassError, match=r"macs=0.01 cannot be met: .* leave 0\.\d+"):
+    with pytest.raises(BudgetError, match=r"macs=0.01 cannot be met: .* leave 0\.\d+"):
         searched(parts, "macs", 0.01).run()
 
 

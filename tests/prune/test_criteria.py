@@ -6,7 +6,7 @@ from prune import topologies
 from prune.net import Net
 
 from onnxopt.base import Context
-from onnxopt.errors import PassError
+from onnxopt.errors import SamplesError
 from onnxopt.model import Model
 from onnxopt.samples import synthetic
 from onnxopt_passes.prune.analysis import analyse
@@ -95,7 +95,7 @@ def test_a_group_that_no_layer_reads_is_left_whole() -> None:
 
 def test_criteria_on_samples_ask_for_them() -> None:
     model = hidden()
-    with pytest.raises(PassError, match="--calib"):
+    with pytest.raises(SamplesError, match="--calib"):
         scores("taylor", only(model), Seen(model))
 
 

@@ -8,7 +8,7 @@ from prune import sequences, topologies
 
 import onnxopt
 from onnxopt.base import Context
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import BudgetError, OnnxoptError
 from onnxopt.model import Model
 from onnxopt_passes.prune.prune import Prune
 
@@ -50,6 +50,19 @@ def test_a_budget_is_met_by_count(kind):
         cost.measure(before.export()), kind
     )
     assert 0.4 < share <= 0.6
+
+
+@pytest.mark.parametrize("how", ["", ":compensate=none:criterion=l1"])
+def test_a_budget_that_cannot_be_met_ends_the_run_with_nothing_written(tmp_path, how):
+    x = np.random.default_rng(0).normal(size=(60, 3, 8, 8)).astype(np.float32)
+    with pytest.raises(BudgetError, match=r"^macs=0.001 cannot be met: "):
+        onnxopt.optimize(
+            topologies.plain(),
+            f"prune:macs=0.001{how}",
+            calibration=[{"x": v[None]} for v in x],
+            output=tmp_path / "out.onnx",
+        )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "bn", "random"])

@@ -8,7 +8,7 @@ from prune import convolutions, sequences, topologies
 from prune.net import Net
 
 from onnxopt.base import Context
-from onnxopt.errors import PassError
+from onnxopt.errors import SamplesError, SpecError
 from onnxopt.model import Model
 from onnxopt.runtime import Session, Settings
 from onnxopt.samples import synthetic
@@ -137,11 +137,11 @@ def test_a_plan_has_the_indices_of_each_block(tmp_path):
 
     written["groups"]["w0#2"]["keep"] = [[2, 3], [0]]
     path.write_text(json.dumps(written))
-    with pytest.raises(PassError, match="more indices in one block than in another"):
+    with pytest.raises(SpecError, match="more indices in one block than in another"):
         cut(grouped(), plan=str(path), **options)
     written["groups"]["w0#2"]["keep"] = [[2, 3]] * 3
     path.write_text(json.dumps(written))
-    with pytest.raises(PassError, match="3 blocks"):
+    with pytest.raises(SpecError, match="3 blocks"):
         cut(grouped(), plan=str(path), **options)
 
 
@@ -153,5 +153,5 @@ def test_a_sorted_basis_of_a_plan_needs_samples(tmp_path):
     *_, error = cut(attention(), plan=str(path), **options)
     assert error < 1e-3  # 0.3 without the basis
     model = Model.from_proto(attention())
-    with pytest.raises(PassError, match="give the --calib samples"):
+    with pytest.raises(SamplesError, match="give the --calib samples"):
         Prune(plan=str(path), **options).run(model, Context())

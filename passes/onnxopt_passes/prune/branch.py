@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxopt import match, shapes
-from onnxopt.errors import PassError
+from onnxopt.errors import SpecError
 from onnxopt.model import ir
 from onnxopt.rewrite import sweep
 from onnxopt.statistics import linear
@@ -50,11 +50,11 @@ def end_of(group: Group) -> Linear:
     """Return the same of a group that is to go.
 
     Raises:
-        PassError: It is in no branch.
+        SpecError: It is in no branch.
     """
     layer = end(group)
     if layer is None:
-        raise PassError(f"all of {group.name!r} is to go, and it is in no branch")
+        raise SpecError(f"all of {group.name!r} is to go, and it is in no branch")
     return layer
 
 
@@ -75,12 +75,12 @@ def drop(layer: Linear) -> None:
     """Leave a layer's bias in the place of its output, and nothing that only it has read.
 
     Raises:
-        PassError: The other term of its sum has gone before.
+        SpecError: The other term of its sum has gone before.
     """
     found = joined(layer)
     rank = len(shapes.dims(layer.output) or ())
     if found is None:
-        raise PassError(f"{layer.name!r}: both terms of one sum cannot go")
+        raise SpecError(f"{layer.name!r}: both terms of one sum cannot go")
     add, other = found
     graph: gs.Graph = layer.node.owner  # type: ignore[attr-defined]
     maker = match.producer(layer.output)

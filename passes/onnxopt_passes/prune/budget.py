@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from onnxopt import cost, verdicts
-from onnxopt.errors import PassError
+from onnxopt.errors import BudgetError, SpecError
 from onnxopt.runtime import CannotRun, Session, clock, interleave
 from onnxopt_passes.prune import search
 
@@ -114,7 +114,8 @@ class Budget:
         """Return the best cut that was found.
 
         Raises:
-            PassError: No cut keeps within the budget.
+            BudgetError: No cut keeps within the budget.
+            SpecError: It cannot be counted.
         """
         if self.kind == "ratio":
             shares = [1 - self.value] * len(self.place.choices)
@@ -183,7 +184,7 @@ class Budget:
         fitting = [w for w in proposals if sure(w) <= self.value + OVER]
         if not fitting:
             least = min(map(sure, proposals))
-            raise PassError(
+            raise BudgetError(
                 f"{self.kind}={self.value:g} cannot be met: the groups that may be cut leave"
                 f" {least:.3g}"
             )
@@ -247,7 +248,7 @@ class Budget:
         if self.kind == "params":
             return float(counts.params)
         if not counts.macs:
-            raise PassError("the MACs of this model cannot be counted; give params= or ratio=")
+            raise SpecError("the MACs of this model cannot be counted; give params= or ratio=")
         return float(counts.macs)
 
 

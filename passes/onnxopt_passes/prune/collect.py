@@ -14,8 +14,9 @@ import numpy as np
 
 from onnxopt import match
 from onnxopt.runtime import Settings
-from onnxopt.statistics import Tap
+from onnxopt.statistics import Stages
 from onnxopt.statistics.grams import Moments, merged
+from onnxopt.statistics.stacks import stacked, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from onnxopt.model import Model
     from onnxopt.statistics.grams import Statistics
     from onnxopt.statistics.layer import Linear
+    from onnxopt.statistics.stacks import Stack
 
 LARGEST = 2304
 """Columns beyond which the taps of a kernel share one matrix (C x C)."""
@@ -136,10 +138,12 @@ def collect(
     for part in _parts(layers):
         sums = [_Sums(layer, count, settings.threads) for layer in part]
         wanted = [t for one in sums for t in (one.layer.source, one.tensor)]
-        tap = Tap(model, wanted, settings)
-        for sample, values in enumerate(map(tap, feeds())):
+        most = together(model, [wanted], feeds(), settings)
+        inputs = (stack.feed for stack in stacked(feeds(), most, held))
+        runs = Stages(model, [wanted], inputs, settings).run()
+        for n, (stack, values) in enumerate(zip(stacked(feeds(), most, held), runs, strict=True)):
             for i, one in enumerate(sums):
-                one.add(values[2 * i], values[2 * i + 1], (seed, i, sample))
+                one.add(stack, values[2 * i], values[2 * i + 1], (seed, i, n))
         for one in sums:
             read = one.read()
             if read is not None:
@@ -176,14 +180,18 @@ class _Sums:
         self._power: np.ndarray | float = 0.0
         self._positions = self._samples = 0
 
-    def add(self, x: np.ndarray, y: np.ndarray, seed: Sequence[int]) -> None:
-        """Add rows of one sample: what the layer reads, and the tensor that its error enters.
+    def add(self, stack: Stack, x: np.ndarray, y: np.ndarray, seed: Sequence[int]) -> None:
+        """Add rows of some samples.
 
-        The last number of the seed is that of the sample.
+        Args:
+            stack: The samples.
+            x: What the layer reads.
+            y: The tensor that its error enters.
+            seed: Draws the rows.
         """
         self._positions += self.layer.positions(x.shape)
-        self._samples += 1
-        picks = self.layer.pick(x.shape, self._most, seed)
+        self._samples += stack.count
+        picks = self.layer.pick(x.shape, self._most * stack.count, seed)
         rows = self.layer.rows(x, picks)
         if self._shared:
             groups, count, _ = rows.shape
@@ -191,7 +199,7 @@ class _Sums:
             rows = np.ascontiguousarray(split.transpose(0, 1, 3, 2)).reshape(
                 groups, count * self.layer.taps, -1
             )
-        self._parts[held(seed[-1])].add(rows)
+        self._parts[stack.held].add(rows)
         wide = self.layer.targets(y, picks).astype(np.float64)  # (groups, rows, outputs)
         count = np.full((len(wide), wide.shape[2]), wide.shape[1])
         self._power = self._power + np.stack([count, wide.sum(1), (wide**2).sum(1)])

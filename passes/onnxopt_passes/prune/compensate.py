@@ -8,7 +8,7 @@ it, in other branches, have left. What an activation behind hides is not fitted 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from onnxopt import match
 from onnxopt.model.layout import in_order
 from onnxopt.statistics.dependence import Dependence
 from onnxopt.statistics.grams import Moments, merged
+from onnxopt.statistics.stacks import stacked, together
 from onnxopt.statistics.stages import DEPLOYED, Stages
 from onnxopt_passes.prune.clamped import Rows, after, refine, spacing
 from onnxopt_passes.prune.collect import held, rows_a_sample
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from onnxopt.model import Model
     from onnxopt.runtime import Settings
     from onnxopt.statistics.layer import Linear
+    from onnxopt.statistics.stacks import Stack
     from onnxopt_passes.prune.clamped import Clamp
 
 LARGEST = 4608
@@ -125,25 +127,26 @@ def compensate(
     """
     twins = [twin for twin in twins if twin.student.shape[2] <= LARGEST]
     stages = _schedule(student.graph, twins)
-    ours = Stages(
-        student,
-        [[t for twin, target in stage for t in _read(twin, target)] for stage in stages],
-        feeds(),
-        settings,
-        IN_MEMORY,
-    )
     wanted = [[target.tensor for _, target in stage] for stage in stages]
-    theirs = Stages(teacher, wanted, feeds(), settings, IN_MEMORY)
+    most = together(teacher, wanted, feeds(), settings)
+    stacks = [replace(stack, feed={}) for stack in stacked(feeds(), most, held)]
+
+    def inputs() -> Iterator[Mapping[str, Any]]:
+        return (stack.feed for stack in stacked(feeds(), most, held))
+
+    read = [[t for twin, target in stage for t in _read(twin, target)] for stage in stages]
+    ours = Stages(student, read, inputs(), settings, IN_MEMORY)
+    theirs = Stages(teacher, wanted, inputs(), settings, IN_MEMORY)
     fits: dict[str, Fit] = {}
     for number, stage in enumerate(stages):
         collectors = [
             _Collector(twin, target, count, (seed, number, i), len(stage), settings.threads)
             for i, (twin, target) in enumerate(stage)
         ]
-        for sample, (mine, made) in enumerate(zip(ours.run(), theirs.run(), strict=True)):
+        for n, (stack, mine, made) in enumerate(zip(stacks, ours.run(), theirs.run(), strict=True)):
             values = iter(mine)
             for collector, y in zip(collectors, made, strict=True):
-                collector.add(sample, values, y)
+                collector.add(n, stack, values, y)
         for collector in collectors:
             fits[collector.twin.student.name] = collector.fit()
     return fits
@@ -174,26 +177,27 @@ class _Collector:
         width = groups * (inputs + 2 * outputs)
         self._some = Rows(spacing(count * self._most, width, many))
 
-    def add(self, sample: int, values: Iterator[np.ndarray], y: np.ndarray) -> None:
-        """Add rows of one sample.
+    def add(self, n: int, stack: Stack, values: Iterator[np.ndarray], y: np.ndarray) -> None:
+        """Add rows of some samples.
 
         Args:
-            sample: Its number.
+            n: Draws the rows.
+            stack: The samples.
             values: The layer's input, then the shortcut if there is one.
             y: The target's tensor.
         """
         layer, x = self.twin.student, next(values)
         if self.twin.kept is not None:
             y = np.take(y, self.twin.kept, axis=layer.channel_axis(y.ndim))
-        picks = layer.pick(x.shape, self._most, (*self._seed, sample))
+        picks = layer.pick(x.shape, self._most * stack.count, (*self._seed, n))
         rows, wanted = layer.rows(x, picks), layer.targets(y, picks)
         rest = np.zeros_like(wanted)
         if self._target.shortcut is not None:
             rest = layer.targets(next(values), picks)
             wanted = wanted - rest
-        self._parts[held(sample)].add(rows, wanted)
+        self._parts[stack.held].add(rows, wanted)
         if self._clamp is not None:
-            self._some.add(held(sample), rows, wanted, rest)
+            self._some.add(stack.held, rows, wanted, rest)
 
     def fit(self) -> Fit:
         """Fit the layer, and write what was found unless it is worse."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxopt import match
-from onnxopt.errors import PassError
+from onnxopt.errors import SpecError
 from onnxopt.readout import class_probabilities
 from onnxopt_passes.prune.consumers import columns_of, read_of
 from onnxopt_passes.prune.gates import STEP, float_pairs
@@ -147,17 +147,17 @@ def named(name: str) -> Criterion:
     """Return a criterion by its name, or by `module:function`.
 
     Raises:
-        PassError: There is none of that name.
+        SpecError: There is none of that name.
     """
     if name in CRITERIA:
         return CRITERIA[name]
     module, colon, function = name.partition(":")
     if not colon:
-        raise PassError(f"no criterion is named {name!r}; there are: obs, {', '.join(CRITERIA)}")
+        raise SpecError(f"no criterion is named {name!r}; there are: obs, {', '.join(CRITERIA)}")
     try:
         found: Any = getattr(import_module(module), function)
     except (ImportError, AttributeError) as e:
-        raise PassError(f"the criterion {name!r} cannot be imported: {e}") from e
+        raise SpecError(f"the criterion {name!r} cannot be imported: {e}") from e
     criterion: Criterion = found
     return criterion
 
@@ -166,7 +166,7 @@ def scores(name: str, group: Group, seen: Seen) -> np.ndarray | None:
     """Return what the indices of a group are worth, 1 on average; None where nothing is known.
 
     Raises:
-        PassError: There is no such criterion, it needs samples and there are none, or it returns
+        SpecError: There is no such criterion, it needs samples and there are none, or it returns
             something else.
         CannotRun: The model does not run on the samples.
     """
@@ -175,7 +175,7 @@ def scores(name: str, group: Group, seen: Seen) -> np.ndarray | None:
         return None
     found = np.asarray(worth, np.float64)
     if found.shape != (group.size,) or not np.isfinite(found).all():
-        raise PassError(f"criterion {name!r} gives no {group.size} numbers for {group.name!r}")
+        raise SpecError(f"criterion {name!r} gives no {group.size} numbers for {group.name!r}")
     mean = float(found.mean())
     return found / mean if mean > 0 else found
 

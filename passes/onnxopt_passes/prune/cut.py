@@ -34,7 +34,7 @@ def cut(analysis: Analysis, keep: Keep) -> None:
             the branch that the group is inside of goes.
 
     Raises:
-        PassError: Nothing is to stay of a group that is in no branch, or of both terms of a sum.
+        SpecError: Nothing is to stay of a group that is in no branch, or of both terms of a sum.
     """
     ends = [branch.end_of(g) for g in analysis.groups if g.name in keep and not keep[g.name].any()]
     left = {name: stays for name, stays in keep.items() if stays.any()}

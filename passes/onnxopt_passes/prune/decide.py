@@ -91,7 +91,7 @@ def decide(
 
     Raises:
         SamplesError: There are too few samples.
-        PassError: The budget cannot be met.
+        BudgetError: The budget cannot be met.
         CannotRun: The model cannot be run, or not in parts.
     """
     if ctx.calibration is None or ctx.calibration.count() < LEAST_SAMPLES:

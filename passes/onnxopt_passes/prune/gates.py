@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxopt.errors import PassError
+from onnxopt.errors import SpecError
 from onnxopt.model import Exported
 from onnxopt.parity import flat, is_float
 from onnxopt.runtime import Session, Settings
@@ -67,7 +67,7 @@ class Gates:
         """Yield the outputs on all samples with the gate of each index in turn at 1 - `STEP`.
 
         Raises:
-            PassError: No float weight runs along the group, or its opset is older than 7.
+            SpecError: No float weight runs along the group, or its opset is older than 7.
             CannotRun: A run fails.
         """
         session = Session(self._gated(group), self._settings)
@@ -82,7 +82,7 @@ class Gates:
         members = _gated_members(group)
         if not members or self._opset < BROADCASTS:
             why = "no float weight" if self._opset >= BROADCASTS else "an opset older than 7"
-            raise PassError(
+            raise SpecError(
                 f"prune: gates need float weights and opset 7; {group.name!r} has {why}"
             )
         proto = onnx.ModelProto()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxopt.errors import OutputError, PassError
+from onnxopt.errors import OutputError, SpecError
 from onnxopt_passes.prune import branch
 
 if TYPE_CHECKING:
@@ -83,25 +83,25 @@ def read(path: Path, groups: Sequence[Group]) -> Plan:
     """Read a plan.
 
     Raises:
-        PassError: It is no plan, or not one for these groups.
+        SpecError: It is no plan, or not one for these groups.
     """
     try:
         entries = json.loads(path.read_text("utf-8"))["groups"]
         lists = {str(name): _blocks(entry["keep"]) for name, entry in entries.items()}
         turned = frozenset(n for n, entry in entries.items() if entry.get("basis") == "sorted")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise PassError(f"{path} is no plan of prune: {e}") from e
+        raise SpecError(f"{path} is no plan of prune: {e}") from e
     by_name = {g.name: g for g in groups}
     keeps: dict[str, np.ndarray] = {}
     orders: dict[str, np.ndarray] = {}
     for name, (ragged, blocks) in lists.items():
         group = by_name.get(name)
         if group is None:
-            raise PassError(f"{path}: the model has no group {name!r}")
+            raise SpecError(f"{path}: the model has no group {name!r}")
         for indices in blocks:
             _check(path, group, indices)
         if len({len(indices) for indices in blocks}) > 1:
-            raise PassError(f"{path}: {name!r} keeps more indices in one block than in another")
+            raise SpecError(f"{path}: {name!r} keeps more indices in one block than in another")
         keeps[name] = np.array(sorted(blocks[0]), np.int64)
         if ragged:
             every = range(group.size)
@@ -120,10 +120,10 @@ def _blocks(keep: list[Any]) -> tuple[bool, list[list[int]]]:
 def _check(path: Path, group: Group, indices: list[int]) -> None:
     name = group.name
     if group.frozen is not None:
-        raise PassError(f"{path}: {name!r} cannot be cut: {group.frozen}")
+        raise SpecError(f"{path}: {name!r} cannot be cut: {group.frozen}")
     if len(set(indices)) < len(indices):
-        raise PassError(f"{path}: {name!r} keeps an index twice")
+        raise SpecError(f"{path}: {name!r} keeps an index twice")
     if not indices and branch.end(group) is None:
-        raise PassError(f"{path}: {name!r} keeps no index, and is in no branch that could go")
+        raise SpecError(f"{path}: {name!r} keeps no index, and is in no branch that could go")
     if indices and (min(indices) < 0 or max(indices) >= group.size):
-        raise PassError(f"{path}: {name!r} has {group.size} indices, the plan keeps others")
+        raise SpecError(f"{path}: {name!r} has {group.size} indices, the plan keeps others")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from onnxopt.base import Pass
-from onnxopt.errors import PassError
+from onnxopt.errors import SamplesError
 from onnxopt.margins import CAUTION
 from onnxopt.runtime import Settings
 from onnxopt.samples import synthetic
@@ -102,7 +102,7 @@ class Prune(Pass):
         if self.criterion != "obs":
             named(self.criterion)  # a wrong name fails before any work
         if self.soft and _few(ctx):
-            raise PassError(
+            raise SamplesError(
                 "prune: soft=true changes what means are taken over, and layers must make up for "
                 f"that: give at least {LEAST_SAMPLES} --calib samples"
             )

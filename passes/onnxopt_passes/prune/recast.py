@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxopt.errors import PassError
+from onnxopt.errors import SamplesError, SpecError
 from onnxopt.model import ir
 from onnxopt.runtime import Settings
 from onnxopt.statistics import linear
@@ -96,7 +96,8 @@ def prepared(
         by_samples: Whether cuts are chosen on samples.
 
     Raises:
-        PassError: The plan is for another model, or needs samples and has none.
+        SpecError: The plan is for another model.
+        SamplesError: It needs samples and has none.
         CannotRun: onnxruntime cannot run the model.
     """
     source, names = certifier.model, [g.name for g in groups]
@@ -104,7 +105,7 @@ def prepared(
         names = [name for name in names if name in planned.turned]
         source = permuted(source, planned.orders, certifier.observed)
         if names and not by_samples:
-            raise PassError(
+            raise SamplesError(
                 f"the plan keeps a sorted basis of {names[0]!r}: give the --calib samples"
             )
     if not by_samples or ctx.calibration is None or not names:
@@ -162,13 +163,13 @@ def permuted(source: Model, orders: Mapping[str, np.ndarray], observed: Lengths)
     """Return a model with the indices of blocks in given orders, by group.
 
     Raises:
-        PassError: A group has no blocks, or not so many.
+        SpecError: A group has no blocks, or not so many.
     """
     made = source.clone()
     found = {b.group.name: b for b in blocks.find(analyse(made, observed=observed))}
     for name, order in orders.items():
         if name not in found or found[name].count != len(order):
-            raise PassError(f"the plan has {len(order)} blocks of {name!r}, the model has others")
+            raise SpecError(f"the plan has {len(order)} blocks of {name!r}, the model has others")
         ragged.permute(found[name], order)
     return made
 

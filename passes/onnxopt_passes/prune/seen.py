@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxopt.errors import PassError
+from onnxopt.errors import SamplesError
 from onnxopt.runtime import Settings
 from onnxopt.statistics import linear
 from onnxopt_passes.prune.budget import CURVES, thinned
@@ -59,7 +59,7 @@ class Seen:
         """What layers read, by their names.
 
         Raises:
-            PassError: There are no samples.
+            SamplesError: There are no samples.
             CannotRun: The model does not run on them.
         """
         some = thinned(self._given, CURVES)
@@ -71,7 +71,7 @@ class Seen:
         """The model with gates, on as many samples as `MOST_RUNS` allows.
 
         Raises:
-            PassError: There are no samples.
+            SamplesError: There are no samples.
             CannotRun: The model does not run on them.
         """
         count = min(MOST_SAMPLES, max(LEAST_SAMPLES, MOST_RUNS // max(self.indices, 1)))
@@ -86,5 +86,5 @@ class Seen:
     @property
     def _given(self) -> Samples:
         if self.samples is None:
-            raise PassError("prune: this criterion looks at samples: give --calib")
+            raise SamplesError("prune: this criterion looks at samples: give --calib")
         return self.samples

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from onnxopt import cost
-from onnxopt.errors import PassError
+from onnxopt.errors import BudgetError, SamplesError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +57,9 @@ def choose(
         step: Channels left in weights are multiples of it, where all of them are.
 
     Raises:
-        PassError: The budget needs samples, or cannot be met.
+        SamplesError: The budget needs samples.
+        BudgetError: It cannot be met.
+        SpecError: It cannot be counted.
     """
     kind, value = budget
 
@@ -70,7 +72,7 @@ def choose(
     if kind == "ratio":
         return at(1 - value)
     if kind not in ("macs", "params"):
-        raise PassError(
+        raise SamplesError(
             "prune: to look for the largest cut, or for a latency, give --calib samples"
         )
     whole = _count(source, kind)
@@ -81,7 +83,7 @@ def choose(
         low, high = (share, high) if fits else (low, share)
     found = at(low)
     if _count(cutter(source, found), kind) > value * whole:
-        raise PassError(f"prune: no cut leaves {value:.0%} of the {kind}")
+        raise BudgetError(f"{kind}={value:g} cannot be met: no cut leaves so little")
     return found
 
 
@@ -97,5 +99,5 @@ def _count(model: Model, kind: str) -> int:
     found = cost.measure(model.export())
     count = found.params if kind == "params" else found.macs
     if count is None:
-        raise PassError("prune: the multiply-accumulates of this model are not known; use params=")
+        raise SpecError("prune: the multiply-accumulates of this model are not known; use params=")
     return count
