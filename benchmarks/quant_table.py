@@ -3,10 +3,11 @@
     python benchmarks/quant_table.py results.json
 
 A cell is score; least time over the source's; bytes over the source's. Times within 3 % are equal,
-which is what they differ by from run to run; so are bytes. Only what can be told from the table is counted:
+which is what they differ by from run to run; so are bytes. Only what can be told from the table is
+counted:
 
 * on how many models no other tool scores higher in equal or less time;
-* which tools dominate onnxopt: a score not lower in less time, or a higher one in equal time, with a
+* which tools dominate onnxopt: a score not lower in less time, or a higher one in equal time, and a
   file that is not larger;
 * the geometric mean of times, and that of the fastest other file of each model that loses at most
   0.01 of the score (the source itself if none does), chosen in hindsight.
