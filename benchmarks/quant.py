@@ -16,6 +16,7 @@ there is no score. `quant_table.py` makes a table of what --json has written.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import itertools
 import json
@@ -93,7 +94,7 @@ def _others(path: Path, feeds: list[dict[str, Any]], args: argparse.Namespace) -
     """Return the files that load, of tools by name; print why others have none."""
     files: dict[str, Path] = {}
     for name in quantizers.TOOLS:
-        file = args.folder / f"{path.stem}.{name.replace(' ', '_')}.onnx"
+        file = _file(path, name, args)
         began = time.monotonic()
         why = "" if file.exists() else quantizers.make(name, path, file, feeds, args.limit)
         why = why or _refused(file, feeds[0])
@@ -106,6 +107,12 @@ def _others(path: Path, feeds: list[dict[str, Any]], args: argparse.Namespace) -
     return files
 
 
+def _file(path: Path, tool: str, args: argparse.Namespace) -> Path:
+    """Return where a tool's file goes; models of tasks may all be called the same."""
+    model = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    return Path(args.folder) / f"{path.stem}.{model}.{tool.replace(' ', '_')}.onnx"
+
+
 def _refused(file: Path, feed: dict[str, Any]) -> str:
     """Return why a file does not run; "" if it does."""
     try:
@@ -116,7 +123,7 @@ def _refused(file: Path, feed: dict[str, Any]) -> str:
 
 
 def _ours(path: Path, fit: Samples, args: argparse.Namespace) -> Path:
-    file = Path(args.folder) / f"{path.stem}.onnxopt.onnx"
+    file = _file(path, "onnxopt", args)
     if not file.exists():
         began = time.monotonic()
         onnxopt.optimize(path, args.passes, fit.take(fit.count()), file, timing=False)
