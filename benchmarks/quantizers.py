@@ -1,12 +1,15 @@
 """Quantizers of others, each as a function that writes what it makes of a model and samples.
 
 `TOOLS` has those that are installed: onnxruntime's always is, NNCF, AIMET and onnxsim are looked
-for.
+for. `make` runs one of them in a process of its own, and stops it when its time is over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
+import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,3 +104,40 @@ TOOLS: dict[str, Maker] = {
     **{n: make for n, (module, make) in OTHERS.items() if importlib.util.find_spec(module)},
 }
 """Name -> what makes a file."""
+
+
+def make(name: str, source: Path, result: Path, feeds: list[dict[str, Any]], limit: float) -> str:
+    """Let a tool write its file.
+
+    Args:
+        name: of `TOOLS`.
+        source: The model.
+        result: Where the file goes.
+        feeds: Samples.
+        limit: Seconds that it may take.
+
+    Returns:
+        "" if it has written, else why it has not.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_child, args=(name, source, result, feeds, there))
+    process.start()
+    there.close()
+    try:
+        return str(here.recv()) if here.poll(limit) else f"not done after {limit:g} s"
+    except EOFError:
+        process.join()
+        return f"its process ended with exit code {process.exitcode}"
+    finally:
+        process.kill()
+        process.join()
+
+
+def _child(name: str, source: Path, result: Path, feeds: list[dict[str, Any]], answer: Any) -> None:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            TOOLS[name](source, result, feeds)
+        answer.send("")
+    except Exception as e:  # noqa: BLE001  # whatever a peer raises is its result
+        answer.send(f"{type(e).__name__}: {' '.join(str(e).split())[:80]}")

@@ -106,11 +106,7 @@ def times(
     """
     settings = Settings(True, threads)
     before, after = deployed.times([floats, integers], settings, feed)
-    names = {}
-    for unit in found:
-        gate = f"{unit.name}{gating.SUFFIX}"
-        names.update(dict.fromkeys((unit.name, unit.output.name, gate), unit.name))
-    slow, quick = _summed(before, names), _summed(after, names)
+    slow, quick = by_unit(before, found), by_unit(after, found)
     for unit in found:
         if unit.moves:
             slow.setdefault(unit.name, 0.0)
@@ -119,13 +115,18 @@ def times(
     return Times(slow, quick, {n: fixed + slope * size for n, size in sizes.items()})
 
 
-def _summed(costs: Mapping[str, Cost], names: Mapping[str, str]) -> dict[str, float]:
-    found: dict[str, float] = {}
+def by_unit(costs: Mapping[str, Cost], found: Collection[Unit]) -> dict[str, float]:
+    """Return the microseconds of units that have nodes of their own in a profile."""
+    names = {}
+    for unit in found:
+        gate = f"{unit.name}{gating.SUFFIX}"
+        names.update(dict.fromkeys((unit.name, unit.output.name, gate), unit.name))
+    sums: dict[str, float] = {}
     for name, cost in costs.items():
-        unit = names.get(deployed.original(name))
-        if unit is not None:
-            found[unit] = found.get(unit, 0.0) + cost.microseconds
-    return found
+        owner = names.get(deployed.original(name))
+        if owner is not None:
+            sums[owner] = sums.get(owner, 0.0) + cost.microseconds
+    return sums
 
 
 def _border(costs: Mapping[str, Cost]) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 1  ranges of all tensors at units, from the fitting part of the calibration samples
 2  all units in integers; what onnxruntime does not fuse goes back to float (audit)
-3  units timed in float and in integers; the cheapest plan by a minimum cut
+3  units timed in float and in integers; the cheapest plan by a minimum cut, timed as a whole
 4  biases and integers of weights fitted, wherever the noise on the trying part falls
 5  while the metric falls too far there: the error of each group of units alone, as a penalty in the
 same cut, at a rising price
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxopt import rewrite, shapes
+from onnxopt.margins import CAUTION
 from onnxopt.model import Model
 from onnxopt.runtime import Settings
 from onnxopt.statistics import ranges
@@ -35,6 +36,7 @@ from onnxopt_passes.quant import (
 )
 from onnxopt_passes.quant.plan import Plan
 from onnxopt_passes.quant.scheme import GRIDS
+from onnxopt_passes.quant.settle import Settler
 from onnxopt_passes.quant.static import Recipe
 
 if TYPE_CHECKING:
@@ -215,7 +217,17 @@ class Converter:
         feed, threads = self.trial.feed, self.ctx.threads
         self.times = audit.times(floats, integers, chosen, self.sizes, feed, threads)
         kept = self._recut(set(self.plan.chosen), {}, 0.0)
+        settler = self._settler(self.times)
+        kept, self.times = settler.open(kept, self.times, self._cut)
+        kept, self.times = settler.close(kept, self.times)
         self.plan.leave(self.plan.chosen - kept, "it is slower in integers")
+
+    def _settler(self, times: cut.Times) -> Settler:
+        def build(chosen: Collection[str]) -> Exported:
+            return self.build(chosen, named=True)
+
+        seconds = 1e-6 * sum(times.floats.values())
+        return Settler(build, self.found, self.trial.feed, self.ctx.threads, seconds)
 
     def _equalize(self) -> None:
         """Bring channels to like size, if all units in integers are nearer to the source then."""
@@ -268,8 +280,14 @@ class Converter:
         times = self.times
         saved = sum(times.floats.get(n, 0.0) - t for n, t in times.integers.items())
         penalty = {name: price * max(saved, 1.0) * shares.get(name, 0.0) for name in kept}
-        penalty |= {u.name: np.inf for u in self.found if u.name not in kept}
-        return cut.cheapest(self.found, times, penalty)
+        return self._cut(kept, times, penalty)
+
+    def _cut(
+        self, kept: set[str], times: cut.Times, penalty: Mapping[str, float] | None = None
+    ) -> set[str]:
+        """Return the cheapest plan among units that are kept."""
+        barred = {u.name: np.inf for u in self.found if u.name not in kept}
+        return cut.cheapest(self.found, times, {**(penalty or {}), **barred})
 
     def _hold(self) -> None:
         """Give units back to float until the metric holds on the trying part."""
@@ -282,3 +300,13 @@ class Converter:
             timed=self.times is not None,
         )
         self.plan.leave(self.plan.chosen - kept, "it costs too much accuracy")
+        if self.times is not None and self.plan.noise:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Take out what is slow between the units that are left; fewer integers are as accurate."""
+        assert self.times is not None  # noqa: S101  # `_hold` has asked
+        kept, _ = self._settler(self.times).open(set(self.plan.chosen), self.times, self._cut)
+        limit = CAUTION * self.ctx.max_drop
+        if kept != self.plan.chosen and self.trial.drop(self.build(kept), limit) <= limit:
+            self.plan.leave(self.plan.chosen - kept, "it is slower in integers")
