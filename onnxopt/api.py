@@ -85,6 +85,7 @@ def optimize(
     allow_synthetic: bool = False,
     allow_slower: bool = False,
     fail_on_noop: bool = False,
+    upper_bound: bool = False,
     external_data: bool = False,
     timing: bool = True,
     detail: bool = False,
@@ -113,6 +114,8 @@ def optimize(
         allow_synthetic: Let lossy passes do without real samples.
         allow_slower: Write even what measures slower than the source.
         fail_on_noop: Refuse a result that a lossy pass had no part in.
+        upper_bound: Hold the upper end of the drop's 95 % interval to `max_drop`, not its mean: few
+            samples are then refused.
         external_data: Keep large weights in a file beside the model.
         timing: Whether to measure latency; without, a slower result is not noticed.
         detail: Whether the report also tells where the time goes, and lists all nodes before and
@@ -141,7 +144,7 @@ def optimize(
     loaded = _load(model)
     destination = None if output is None else _destination(output)
     samples = _samples(loaded, calibration, preprocess)
-    terms = Terms(max_drop, metric, threads, libraries, seed)
+    terms = Terms(max_drop, metric, threads, libraries, seed, upper_bound)
     kept = None if repro is None else Path(repro)
     job = Job(
         chosen,

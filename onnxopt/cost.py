@@ -129,7 +129,7 @@ def _graph_macs(graph: onnx.GraphProto, outer: dict[str, Shape]) -> int | None:
                 return None
             total += max(known)
         count = COUNT.get(node.op_type)
-        if count is not None and node.domain in ("", "ai.onnx"):
+        if count is not None and node.domain in ("", "ai.onnx", "com.microsoft"):
             try:
                 total += count(node, [shapes[n] for n in node.input if n], shapes)
             except (KeyError, IndexError):
@@ -182,6 +182,7 @@ COUNT: dict[str, Callable[[onnx.NodeProto, list[Shape], dict[str, Shape]], int]]
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
     "LSTM": _recurrent,
+    "DynamicQuantizeLSTM": _recurrent,
     "GRU": _recurrent,
     "RNN": _recurrent,
 }

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
+import marshal
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onnxopt import detections, readout, sequences
+from onnxopt import detections, readout, segments, sequences
 from onnxopt.errors import SpecError
 from onnxopt.parity import Outputs, flat, is_float
 
@@ -26,43 +30,6 @@ class Metric:
 
     name: str
     score: Score
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A score over all hold-out samples, compared with the source's.
-
-    Attributes:
-        metric: Its name.
-        value: Mean score.
-        drop: Mean score of the source less `value`; negative where the model got better.
-        error: Half width of the 95 % confidence interval of the drop.
-        samples: How many samples were scored.
-        foreseen: The drop that margins of class scores foresee (`margins`); 0 without class scores.
-    """
-
-    metric: str
-    value: float
-    drop: float
-    error: float
-    samples: int
-    foreseen: float = 0.0
-
-    def breach(self, limit: float) -> str:
-        """Return how the score breaks a limit, in words; empty if it does not.
-
-        What is foreseen counts where the samples are too few to tell: where their interval is
-        wider than the limit.
-        """
-        if self.drop > limit:
-            return f"falls by {self.drop:.4f} (+-{self.error:.4f}), more than {limit:g}"
-        if self.error > limit and self.foreseen > limit:
-            return (
-                f"falls by {self.drop:.4f} on {self.samples} samples, but is going to fall by"
-                f" {self.foreseen:.4f} on many, by the margins of their classes: more than"
-                f" {limit:g}"
-            )
-        return ""
 
 
 def accuracy(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
@@ -89,15 +56,42 @@ def sequence(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> 
     or not at all, so one symbol that changes against a certain one costs all of it, however many
     steps are as they were; a change between near ties costs next to nothing.
     """
-    found = readout.steps(reference)
-    if found is None:
-        raise SpecError("no output has shape (batch, steps, classes) on some samples")
-    name, scores = found
-    p, q = readout.probabilities(scores.astype(np.float64)), dict(flat(outputs)).get(name)
-    if q is None or p.shape != q.shape:
+    p, paths = _paths(outputs, reference)
+    if paths is None:
         return 0.0
-    paths = q.argmax(-1)
     return float(np.mean([sequences.worth(*pair) for pair in zip(p, paths, strict=True)]))
+
+
+def logits(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
+    """1 less the most that is lost of three: classes step by step, what is read, and the cosine.
+
+    For raw scores of shape (batch, steps, classes). Of classes it is the accuracy to be expected by
+    the source's own probabilities. Only lines in which one class stands for nothing are read as a
+    whole: where every step says something, a step counts as one.
+    """
+    p, paths = _paths(outputs, reference)
+    if paths is None:
+        return 0.0
+    lost = [float(np.mean(p.max(-1) - np.take_along_axis(p, paths[..., None], -1)[..., 0]))]
+    lost.append(1 - cosine(outputs, reference, label))
+    whole = [
+        1 - sequences.worth(line, path)
+        for line, path in zip(p, paths, strict=True)
+        if sequences.blank_of(line.argmax(-1), line.shape[1]) is not None
+    ]
+    lost.append(sum(whole) / len(p))
+    return 1 - max(lost)
+
+
+def segmented(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
+    """1 less the most that is lost of two: the expected IoU of classes (`segments`), the cosine."""
+    found = readout.maps(reference)
+    if found is None:
+        return cosine(outputs, reference, label)
+    name, want = found
+    got = dict(flat(outputs)).get(name)
+    lost = 1.0 if got is None else segments.lost(want, got)
+    return 1 - max(lost, 1 - cosine(outputs, reference, label))
 
 
 def detected(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
@@ -133,13 +127,21 @@ def sqnr(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> floa
 FLIPS = ("accuracy", "expected-accuracy")
 """Metrics that change only where the largest class does."""
 
-CAPPED = ("expected-accuracy", "sequence", "detections")
+FORESEEN = (*FLIPS, "logits")
+"""Metrics whose fall margins foresee (`margins`); those of lines by steps."""
+
+CAPPED = ("expected-accuracy", "sequence", "logits", "segments", "detections")
 """Metrics in which no sample scores higher than it does with the source itself."""
+
+RARE = (*FLIPS, "sequence", "logits", "detections")
+"""Metrics in which few samples lose, and those lose much."""
 
 METRICS: dict[str, Score] = {
     "accuracy": accuracy,
     "expected-accuracy": expected_accuracy,
     "sequence": sequence,
+    "logits": logits,
+    "segments": segmented,
     "detections": detected,
     "cosine": cosine,
     "sqnr": sqnr,
@@ -167,7 +169,8 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
     With labels and class scores (a float output of shape (rows, classes)): accuracy. With class
     scores alone: expected accuracy. Embeddings have that shape too: see `readout`. With
     probabilities of shape (batch, steps, classes), as recognizers of text and speech have them:
-    sequence. With boxes and scores in one output: detections. Else: cosine.
+    sequence; with raw scores of that shape: logits. With boxes and scores in one output:
+    detections. With maps of classes: segments. Else: cosine.
 
     Raises:
         SpecError: No metric has that name, or it needs labels and there are none.
@@ -189,6 +192,8 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
         raise SpecError(f"metric {name!r} needs an output of shape (rows, classes); there is none")
     needed = {
         "sequence": (readout.steps, "of shape (batch, steps, classes)"),
+        "logits": (readout.steps, "of shape (batch, steps, classes)"),
+        "segments": (readout.maps, "with scores of shape (batch, classes, height, width)"),
         "detections": (readout.table, "that joins boxes in pixels and scores"),
     }
     find, words = needed.get(name, (None, ""))
@@ -197,21 +202,35 @@ def choose(name: str | None, outputs: Outputs, labelled: bool) -> Metric:
     return Metric(name, METRICS[name])
 
 
+def fingerprint(name: str | None) -> str:
+    """Return what a metric's scores depend on: its name, and the file of a function of a user's.
+
+    Of a function without a file it is the code; what it imports is not looked at.
+
+    Raises:
+        SpecError: It cannot be imported.
+    """
+    if name is None or ":" not in name:
+        return str(name)
+    function = _imported(name)
+    digest = hashlib.sha256(name.encode())
+    try:
+        digest.update(Path(inspect.getfile(function)).read_bytes())
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        digest.update(repr(function).encode() if code is None else marshal.dumps(code))
+    return digest.hexdigest()
+
+
 def _unnamed(outputs: Outputs) -> str:
-    steps = readout.steps(outputs)
-    if steps is not None and readout.distributed(steps[1]):
+    found = readout.steps(outputs)
+    if found is not None and readout.distributed(found[1]):
         return "sequence"
-    return "cosine" if readout.table(outputs) is None else "detections"
-
-
-def summarize(metric: str, source: list[float], scores: list[float]) -> Verdict:
-    """Return the mean, its drop from the source's, and the interval of the drop."""
-    drops = np.asarray(source) - np.asarray(scores)
-    n = len(scores)
-    error = 1.96 * float(np.std(drops, ddof=1)) / n**0.5 if n > 1 else float("inf")
-    if metric in (*FLIPS, *CAPPED):  # none among n samples is what 3 in n look like, 1 time in 20
-        error = max(error, 3 / n)
-    return Verdict(metric, float(np.mean(scores)), float(np.mean(drops)), error, n)
+    if readout.table(outputs) is not None:
+        return "detections"
+    if found is not None and readout.logits(found[1]):
+        return "logits"
+    return "cosine" if readout.maps(outputs) is None else "segments"
 
 
 def _imported(name: str) -> Score:
@@ -225,6 +244,22 @@ def _imported(name: str) -> Score:
         sys.path.remove(os.getcwd())
     score: Score = found
     return score
+
+
+def _paths(outputs: Outputs, reference: Outputs) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the source's probabilities (batch, steps, classes), and the classes of the outputs.
+
+    The latter are int64 of shape (batch, steps), None where the output is missing or of another
+    shape.
+    """
+    found = readout.steps(reference)
+    if found is None:
+        raise SpecError("no output has shape (batch, steps, classes) on some samples")
+    name, scores = found
+    p, got = readout.probabilities(scores.astype(np.float64)), dict(flat(outputs)).get(name)
+    if got is None or readout.lines(got).shape != p.shape:
+        return p, None
+    return p, readout.lines(got).argmax(-1)
 
 
 def _scores(outputs: Outputs) -> np.ndarray:

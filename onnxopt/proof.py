@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxopt import coverage, metrics, trial
+from onnxopt import coverage, interval, metrics, trial
 from onnxopt.errors import SamplesError
 from onnxopt.margins import Margins
 from onnxopt.parity import Tolerance
@@ -16,7 +16,8 @@ from onnxopt.spool import Spool
 from onnxopt.structure import complaint, interface_change
 
 if TYPE_CHECKING:
-    from onnxopt.metrics import Metric, Verdict
+    from onnxopt.interval import Verdict
+    from onnxopt.metrics import Metric
     from onnxopt.model import Exported
     from onnxopt.parity import Outputs
     from onnxopt.samples import Samples
@@ -74,6 +75,7 @@ class Terms:
         threads: Threads of onnxruntime.
         custom_ops: Libraries of custom operators.
         seed: Seeds the drawing of synthetic inputs.
+        upper_bound: Hold the upper end of the drop's interval to `max_drop`, not its mean.
     """
 
     max_drop: float = 0.01
@@ -81,6 +83,7 @@ class Terms:
     threads: int = 1
     custom_ops: tuple[str, ...] = ()
     seed: int = 0
+    upper_bound: bool = False
 
     def settings(self, optimize: bool, lean: bool = False) -> Settings:
         """Return how to load a model."""
@@ -243,7 +246,7 @@ class Proof:
                 return Outcome(worst, failure=failure)
         if not exact and focus is None:
             verdict = self.score(model)
-            breach = verdict.breach(self.terms.max_drop)
+            breach = verdict.breach(self.terms.max_drop, self.terms.upper_bound)
             if breach:
                 failure = Failure("budget", f"{verdict.metric} {breach}")
         return Outcome(worst, verdict, failure)
@@ -309,11 +312,12 @@ class _Scores:
 
     def verdict(self, model: Exported) -> Verdict:
         session = Session(model, self.terms.settings(True))
-        scores, margins = [], Margins()
+        name, scores = self.metric.name, list[float]()
+        margins = Margins(name == "logits")
         for feed, outputs, label in self.items:
             found = session.run(feed)
             scores.append(self.metric.score(found, outputs, label))
-            if self.metric.name in metrics.FLIPS:
+            if name in metrics.FORESEEN:
                 margins.add(outputs, found)
-        verdict = metrics.summarize(self.metric.name, self.source, scores)
+        verdict = interval.summarize(name, self.source, scores, name in metrics.RARE)
         return replace(verdict, foreseen=margins.drop())

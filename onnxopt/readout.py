@@ -1,4 +1,10 @@
-"""What outputs are: class scores, embeddings, readings step by step, or boxes with scores."""
+"""What outputs are: class scores, embeddings, readings step by step, maps, or boxes with scores.
+
+Names say nothing, so values have to. Scores of classes before softmax (logits) are told from
+coordinates, images and features by what training leaves in them: the gradient of cross entropy
+p - target sums to zero over classes, and so does that of any function of softmax, so that the mean
+of a row stays near zero where its spread grows; and a class stands out in most rows.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +24,33 @@ FLAT = 0.05
 MOST_STEPS = 2048
 """Rows of probabilities that are taken for one sequence; more are places of a map, or anchors."""
 
+VOCABULARY = 8192
+"""Width beyond which rows that are not flat are scores of classes: no layer is so wide. Heads that
+share their matrix with an embedding need not be centred."""
+
+CENTRED = 0.1
+"""Largest square of a row's mean, as a share of its variance, the mean of both over rows. Numbers
+that know nothing of each other have 1 / (width - 1)."""
+
+DECIDED = 0.5
+"""Least of the mean of each row's largest probability."""
+
+MOST_KINDS = 1024
+"""Classes of a map, at most."""
+
 
 def class_scores(outputs: Outputs) -> np.ndarray | None:
-    """Return the first output of shape (rows, classes), an embedding only if there is no other."""
+    """Return the first output of shape (rows, classes), an embedding only if there is no other.
+
+    (rows, classes, 1, 1), as convolutions in the place of a last layer have it, is the same.
+    """
     found = [
-        value
+        value.reshape(value.shape[:2])
         for _, value in flat(outputs)
-        if is_float(value) and value.ndim == 2 and 2 <= value.shape[1] <= MOST_CLASSES
+        if is_float(value)
+        and value.ndim in (2, 4)
+        and value.shape[2:] in ((), (1, 1))
+        and 2 <= value.shape[1] <= MOST_CLASSES
     ]
     return next((v for v in found if not embedded(v)), next(iter(found), None))
 
@@ -41,8 +67,16 @@ def embedded(values: np.ndarray) -> bool:
 
 
 def undecided(scores: np.ndarray) -> bool:
-    """Whether no class stands out, so that flips cost nothing: then these are no scores of any."""
-    if scores.shape[1] < WIDTH or not scores.size:
+    """Whether no class stands out, so that flips cost nothing: then these are no scores of any.
+
+    Numbers of 0 to 1 that do not sum to one are such too: labels that may hold together, or one
+    probability a moment.
+    """
+    if not scores.size or distributed(scores[None]):
+        return False
+    if ((scores >= 0) & (scores <= 1)).all():
+        return True
+    if scores.shape[1] < WIDTH:
         return False
     return bool(probabilities(scores.astype(np.float64)).max(-1).mean() < FLAT)
 
@@ -62,17 +96,55 @@ def table(outputs: Outputs) -> tuple[str, np.ndarray] | None:
 
 
 def steps(outputs: Outputs) -> tuple[str, np.ndarray] | None:
-    """Return the output of shape (batch, steps, classes), the first with probabilities if any."""
+    """Return the output of shape (batch, steps, classes), the one most sure to be one first.
+
+    Its first two axes are swapped where it has them so: see `lines`.
+    """
     found = [
-        (name, value)
+        (name, lines(value))
         for name, value in flat(outputs)
         if is_float(value)
         and value.ndim == 3
-        and value.shape[1] <= MOST_STEPS
+        and lines(value).shape[1] <= MOST_STEPS
         and 2 <= value.shape[2] <= MOST_CLASSES
     ]
-    sure = next((pair for pair in found if distributed(pair[1])), None)
-    return sure or next(iter(found), None)
+    for sure in (distributed, logits):
+        for name, value in found:
+            if sure(value):
+                return name, value
+    return next(iter(found), None)
+
+
+def lines(values: np.ndarray) -> np.ndarray:
+    """Return (steps, 1, classes), as recurrent nets have it, as (1, steps, classes)."""
+    return values.swapaxes(0, 1) if values.ndim == 3 and values.shape[1] == 1 else values
+
+
+def maps(outputs: Outputs) -> tuple[str, np.ndarray] | None:
+    """Return the first output of shape (batch, classes, height, width), known by its values."""
+    for name, value in flat(outputs):
+        if is_float(value) and value.ndim == 4 and 2 <= value.shape[1] <= MOST_KINDS:
+            rows = np.moveaxis(value, 1, -1).reshape(1, -1, value.shape[1])
+            if min(value.shape[2:]) > 1 and (distributed(rows) or logits(rows)):
+                return name, value
+    return None
+
+
+def logits(values: np.ndarray) -> bool:
+    """Whether values are scores of classes along the last axis that softmax has still to pass.
+
+    As wide as layers are and numbers of classes are not, they are no classes.
+    """
+    rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
+    width = rows.shape[1]
+    if not rows.size or width < 2 or not np.isfinite(rows).all():
+        return False
+    sure = probabilities(rows).max(-1).mean()
+    if width > VOCABULARY:
+        return bool(sure >= FLAT and not (rows >= 0).all(-1).any())
+    if width % WIDTH == 0 or sure < DECIDED:
+        return False
+    return bool(np.mean(rows.mean(-1) ** 2) <= CENTRED * np.mean(rows.var(-1)))
 
 
 def distributed(values: np.ndarray) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxopt import runtime
 from onnxopt.model import wire
+from onnxopt.proof import SCORED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,6 +138,10 @@ def _proof(run: Run) -> dict[str, Any]:
         "drop": None if verdict is None else verdict.drop,
         "drop_error": None if verdict is None else verdict.error,
         "max_drop": proof.terms.max_drop,
+        "foreseen": None if verdict is None else verdict.foreseen,
+        "upper_bound": proof.terms.upper_bound,
+        "samples_needed": None if verdict is None else verdict.needed(proof.terms.max_drop),
+        "most_scored": SCORED,
         "samples": proof.samples if verdict is None else verdict.samples,
         "compared": proof.samples,
         "synthetic": proof.synthetic,

@@ -18,6 +18,9 @@ import numpy as np
 LEAST = 1e-30
 """The smallest probability, to take the logarithm of."""
 
+SURE = 1e4
+"""How much likelier one class is than another that is not going to replace it."""
+
 LEAST_CHANCE = 0.25
 """Chance to be right that a reading is given at least: that of a long one is always small."""
 
@@ -62,6 +65,23 @@ def reading(path: np.ndarray, blank: int) -> np.ndarray:
     starts = np.ones(len(path), bool)
     starts[1:] = path[1:] != path[:-1]
     found: np.ndarray = path[starts & (path != blank)]
+    return found
+
+
+def harmless(p: np.ndarray, blank: int) -> np.ndarray:
+    """Return at which steps the second likeliest class reads as the likeliest does, bool (steps,).
+
+    A symbol that comes a step earlier, or stays a step longer, is such a change. Steps where the
+    first is `SURE` times as likely as the second, or more, are not looked at, and are not such.
+    """
+    best = p.argmax(-1)
+    whole, found = reading(best, blank), np.zeros(len(p), bool)
+    order = np.argsort(p, axis=-1)[:, -2:]
+    pair = np.take_along_axis(p, order, -1)
+    for step in np.flatnonzero(pair[:, 1] < SURE * pair[:, 0]):
+        path = best.copy()
+        path[step] = order[step, 0]
+        found[step] = np.array_equal(reading(path, blank), whole)
     return found
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 
+from onnxopt import metrics
+from onnxopt.interval import Verdict
 from onnxopt.margins import Margins
-from onnxopt.metrics import Verdict
 
 
 def softmax(x):
@@ -31,6 +32,53 @@ def test_few_samples_foresee_what_many_show():
     assert shown > 0.005
     assert abs(np.mean(found) - shown) < 0.3 * shown
     assert min(found) > 0.3 * shown, "no set of 60 samples says that all is well"
+
+
+def a_line(seed, noise, steps=24, classes=40):
+    """A line of raw scores, time first, mostly blank, and the same disturbed."""
+    rng = np.random.default_rng(seed)
+    path = np.where(np.arange(steps) % 5 == 2, rng.integers(1, classes, steps), 0)
+    want = rng.normal(0, 1, (steps, 1, classes))
+    want[np.arange(steps), 0, path] += rng.gamma(6, 2.2, steps)
+    return want, want + rng.normal(0, noise, want.shape)
+
+
+def test_lines_lose_what_their_steps_lose_together():
+    lost, found = [], []
+    for start in range(0, 800, 40):
+        margins = Margins(lines=True)
+        for seed in range(start, start + 40):
+            want, got = a_line(seed, 0.8)
+            margins.add({"y": want}, {"y": got})
+            lost.append(1 - metrics.sequence({"y": got}, {"y": want}, None))
+        found.append(margins.drop())
+    shown = float(np.mean(lost))
+    assert shown > 0.01
+    assert 0.7 * shown < np.mean(found) < 1.5 * shown
+    assert min(found) > 0.4 * shown, "no set of 40 lines says that all is well"
+
+
+def test_symbols_that_move_are_no_disturbance():
+    margins, spoilt = Margins(lines=True), Margins(lines=True)
+    for seed in range(20):
+        want, got = a_line(seed, 0.1)
+        got[[2, 3]] = got[[3, 2]]  # the first symbol comes a step later
+        margins.add({"y": want}, {"y": got})
+        wrong = got.copy()
+        wrong[3] = np.roll(got[3], 1, axis=-1)  # and is another one
+        spoilt.add({"y": want}, {"y": wrong})
+    assert margins.drop() < 0.01
+    assert spoilt.drop() > 0.3
+
+
+def test_where_each_step_says_something_it_counts_as_one():
+    want, got = rows(400, 0.8)
+    margins, steps = Margins(), Margins(lines=True)
+    margins.add({"y": want}, {"y": got})
+    want[:, [0, 9]] -= 9  # no class stands for nothing
+    got[:, [0, 9]] -= 9
+    steps.add({"y": want.reshape(20, 20, 10)}, {"y": got.reshape(20, 20, 10)})
+    assert 0.3 * margins.drop() < steps.drop() < 3 * margins.drop()
 
 
 def test_equal_answers_lose_nothing():

@@ -30,6 +30,8 @@ FEATURES = np.maximum(RNG.normal(0, 6, (4, 512)), 0).astype(np.float32)
         ({"y": FEATURES}, "cosine"),
         ({"y": RNG.normal(0, 0.5, (1, 100))}, "cosine"),
         ({"features": FEATURES, "y": LOGITS}, "expected-accuracy"),
+        ({"y": 1 / (1 + np.exp(-LOGITS[:, :20]))}, "cosine"),
+        ({"y": 1 / (1 + np.exp(-LOGITS[:1, :2]))}, "cosine"),
     ],
 )
 def test_embeddings_are_no_class_scores(outputs, wanted):

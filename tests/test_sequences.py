@@ -37,6 +37,16 @@ def test_a_symbol_that_comes_a_step_earlier_reads_the_same():
     assert sequences.worth(p, np.array([0, 3, 3, 0, 0, 0, 4, 0])) == 1.0
 
 
+def test_runners_up_that_only_move_a_symbol_are_harmless():
+    p = spikes([0, 0, 3, 3, 0, 4, 0, 0], sure=0.6)
+    p[1, 3] = p[3, 0] = p[4, 4] = p[6, 2] = 0.3
+    found = sequences.harmless(p / p.sum(-1, keepdims=True), 0)
+    assert found[[1, 3, 4]].all()  # 3 comes earlier, 3 is shorter, 4 comes earlier
+    assert not found[6]  # a 2 more
+    sure = spikes([0, 0, 3, 3], sure=1 - 1e-9)
+    assert not sequences.harmless(sure, 0).any()
+
+
 @pytest.mark.parametrize("path", [[0, 0, 2, 0, 0, 4], [0, 0, 0, 0, 0, 4], [1, 0, 3, 0, 0, 4]])
 def test_another_a_missing_and_an_added_symbol_lose_the_line(path):
     assert sequences.worth(spikes([0, 0, 3, 0, 0, 4]), np.array(path)) < 0.15

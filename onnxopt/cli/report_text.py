@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onnxopt.cli import tables, terminal
+from onnxopt.cli import doubt, tables, terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,6 +95,8 @@ def _proof(report: Report, calib: str | None) -> dict[str, list[str]]:
         names = ", ".join(proof["not_compared"])
         lines.append(f"Not compared, as they differ from run to run: {names}.")
     found = {"proven": lines}
+    if unsure := doubt.words(proof):
+        found["not sure"] = [unsure]
     if proof["unreached_branches"]:
         found["branches"] = _unreached(report)
     return found

@@ -32,9 +32,13 @@ if TYPE_CHECKING:
 @options.calib
 @options.max_drop
 @click.option(
+    "--upper-bound", is_flag=True,
+    help="Hold the upper end of the drop's 95 % interval to it, not the mean.",
+)  # fmt: skip
+@click.option(
     "--metric", metavar="NAME",
-    help="The score of lossy passes: accuracy, expected-accuracy, sequence, detections, cosine,"
-    " sqnr or module:function; default: by the outputs.",
+    help="The score of lossy passes: accuracy, expected-accuracy, sequence, logits, segments,"
+    " detections, cosine, sqnr or module:function; default: by the outputs.",
 )  # fmt: skip
 @options.target
 @click.option(

@@ -189,6 +189,24 @@ def test_widths_types_and_evidence(report):
     assert "</script><script>document" not in page
 
 
+def test_few_samples_are_a_matter_of_care(report):
+    proof = {"samples": 51, "drop_error": 0.0588, "samples_needed": 300, "foreseen": 0.004}
+    report = lossy(report)
+    report["proof"].update(proof)
+    page = render_report(report)
+    assert "Within the budget, on few samples" in page
+    assert "51 samples cannot tell a drop below 0.0588 from none (by the margins of classes" in page
+    del (
+        report["proof"]["samples_needed"],
+        report["proof"]["foreseen"],
+        report["proof"]["most_scored"],
+    )
+    report["proof"]["drop_error"] = None
+    assert "One sample cannot tell" in render_report(report)
+    report["proof"]["drop_error"] = 0.05
+    assert "and no more is proven" in render_report(report)
+
+
 def test_evidence_of_any_kind_becomes_json():
     @dataclass
     class Kept:

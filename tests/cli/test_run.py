@@ -149,6 +149,28 @@ class TestOtherPasses:
         args = ("run", "model.onnx", "--calib", "data.npz", "--metric", "cosine", "--max-drop", "2")
         page = cli(*args, "--passes", "scale:factor=0.9").page
         assert "cosine 1.0000 on 4 samples, a drop of 0.0000 +-0.0000 (allowed: 2)." in page
+        assert "not sure" not in page
+
+    def test_what_so_few_samples_cannot_tell_is_said(self, cli):
+        args = ("run", "model.onnx", "--calib", "data.npz", "--metric", "expected-accuracy")
+        page = cli(*args, "--passes", "scale:factor=0.9").page
+        assert (
+            "not sure 4 samples cannot tell a drop below 0.7500 from none: 0.01 takes 300" in page
+        )
+        assert "held out, so about 1,500 given." in page
+        page = cli(*args, "--passes", "scale:factor=0.9", "--max-drop", "0.001").page
+        assert "0.001 takes 3,000, more than the 1,000 that are scored." in page
+        page = cli(*args, "--passes", "scale:factor=0.9", "--max-drop", "0").page
+        assert "from none: the mean holds 0, and no more is proven." in page
+
+    def test_the_upper_end_of_the_interval_may_be_held_to_the_budget(self, cli):
+        args = ("run", "model.onnx", "--calib", "data.npz", "--metric", "expected-accuracy")
+        scale = ("--passes", "scale:factor=0.9", "--upper-bound")
+        message = cli(*args, *scale).error(1)
+        assert "may fall by 0.7500, the upper end of its interval on 4 held-out" in message
+        assert not Path("model.opt.onnx").exists()
+        proof = cli(*args, *scale, "--max-drop", "0.8", "--json").json["proof"]
+        assert (proof["upper_bound"], proof["samples_needed"]) == (True, 4)
 
 
 def test_recipe(cli):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx.parser
 import pytest
 
@@ -9,6 +10,7 @@ from onnxopt import match, verdicts
 from onnxopt.base import Context
 from onnxopt.bisect import Gate
 from onnxopt.model import Model
+from onnxopt.samples.base import Sample, Samples
 from onnxopt_passes.fuse import softmax_axis, tentative, tune
 
 TEXT = """
@@ -61,6 +63,26 @@ def test_a_verdict_that_is_known_is_not_timed(monkeypatch, tmp_path, faster: boo
     terms = tune.Terms(Context(), timed=True, room=10**6)
     assert tune.keep_if_faster(model(), RULE, terms) == int(faster)
     assert len(asked) == 1
+
+
+def test_sizes_of_samples_threads_and_libraries_are_part_of_the_question(monkeypatch) -> None:
+    asked: list[str] = []
+
+    def known(key: str) -> dict[str, object]:
+        asked.append(key)
+        return {"faster": True, "reason": ""}
+
+    monkeypatch.setattr(verdicts, "recall", known)
+
+    def ask(count: int, **context: object) -> str:
+        rows = [Sample({"x": np.ones((count, 5, 8), np.float32)})]
+        ctx = Context(calibration=Samples(lambda: [lambda: rows[0]], "here", length=1), **context)
+        tune.keep_if_faster(model(), RULE, tune.Terms(ctx, timed=True, room=10**6))
+        return asked[-1]
+
+    keys = [ask(1), ask(1), ask(7), ask(1, threads=2), ask(1, custom_ops=("libmine.so",))]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 4
 
 
 def test_verdicts_are_remembered(monkeypatch, tmp_path) -> None:

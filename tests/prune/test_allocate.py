@@ -70,3 +70,25 @@ def test_a_budget_of_all_changes_nothing():
     choices = [convex(4, 1.0), convex(3, 1.0)]
     costs = separate(choices, [1.0, 1.0])
     assert least_error(choices, costs, 2.0) == [4, 3]
+
+
+def test_time_that_goes_in_blocks_is_saved_in_blocks():
+    """Below 8 of 16 nothing is saved any more, and between 8 and 16 nothing either."""
+    choices = [convex(16, 1.0, (4, 8, 12, 16)), convex(16, 1.0, (4, 8, 12, 16))]
+
+    def blocks(left):
+        return np.ceil(np.asarray(left) * 2)
+
+    costs = Costs([Work(2.0, ({i: 1 / 16},), blocks) for i in range(2)], [16, 16])
+    assert costs.total([16, 16]) == 4
+    assert list(costs.saved([16, 16], 0, np.array([4, 8, 12]))) == [1, 1, 0]
+    assert sorted(least_error(choices, costs, 3.0)) == [8, 16]
+    assert least_error(choices, costs, 2.0) == [8, 8]
+
+
+def test_a_surface_sees_both_axes():
+    work = Work(12.0, ({0: 0.25}, {1: 0.1}), lambda a, b: 10 * np.maximum(a, b) + 2)
+    costs = Costs([work], [4, 10])
+    assert costs.total([2, 10]) == 12
+    assert costs.total([2, 5]) == 7
+    np.testing.assert_allclose(costs.saved([2, 5], 1, np.array([2, 5, 10])), [0, 0, -5])

@@ -118,27 +118,6 @@ def test_latency_is_measured(parts, monkeypatch, tmp_path):
     assert searched(parts, "latency", 0.6).run().widths == result.widths
 
 
-def test_widths_that_were_fast_by_luck_are_looked_for_anew(parts, monkeypatch, tmp_path):
-    """A short timing flatters what is cut; a long one does not."""
-    shop, _, _ = parts
-
-    class Sized:
-        def __init__(self, exported, settings):
-            self.size = float(cost.measure(exported).params)
-
-    def interleave(sessions, feed, seconds, *_):
-        whole, left = (session.size for session in sessions)
-        luck = 0.85 if seconds == budgets.SECONDS else 1.0
-        return [Timing(size, size, 0.0, 1) for size in (whole, luck * left)]
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(budgets, "Session", Sized)
-    monkeypatch.setattr(budgets, "interleave", interleave)
-    result = searched(parts, "latency", 0.6).run()
-    share = cost.measure(result.model.export()).params / cost.measure(shop.source.export()).params
-    assert share <= 0.6 + budgets.OVER
-
-
 @pytest.mark.parametrize("most", [7, 30, 60, 100])
 def test_samples_are_thinned_evenly(most):
     samples = samples_of(60)

@@ -107,12 +107,22 @@ def test_a_measured_budget_is_met(place):
     """What is measured is not what was predicted: a fixed part, and the rest to another power."""
 
     def measured(widths):
-        return 10 + 90 * (place.costs.total(widths) / place.costs.total([12, 8])) ** 0.8
+        return 0.1 + 0.9 * (place.costs.total(widths) / place.costs.total([12, 8])) ** 0.8
 
-    share = search.within(place.proposal, 0.6, measured, 100.0)
-    got = measured(place.proposal(share))
-    assert got <= 60
-    assert got > 50
+    share = search.within(place.proposal, 0.6, measured)
+    assert 0.5 < measured(place.proposal(share)) <= 0.6
+
+
+def test_a_budget_that_is_not_met_in_a_few_rounds_gives_the_least_that_was_tried(place):
+    tried = []
+
+    def measured(widths):
+        tried.append(place.costs.total(widths))
+        return 0.9
+
+    share = search.within(place.proposal, 0.6, measured, 3)
+    assert len(tried) == 3
+    assert place.costs.total(place.proposal(share)) == min(tried)
 
 
 def test_the_largest_cut_that_holds(place):

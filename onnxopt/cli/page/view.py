@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from onnxopt.cli import tables
+from onnxopt.cli import doubt, tables
 from onnxopt.cli.page.charts import Bar
 from onnxopt.cli.page.layers import pairs, said
 
@@ -66,15 +66,7 @@ def trust(report: Facts) -> list[Facts]:
     found.append(_check(True, "Same interface", same))
     found.append(_compared(proof))
     if proof["metric"] is not None:
-        error = "" if proof["drop_error"] is None else f" ± {proof['drop_error']:.4f}"
-        found.append(
-            _check(
-                True,
-                "Within the budget",
-                f"{proof['metric']} {_fell(proof['drop'])}{error} on"
-                f" {tables.plural(proof['samples'], 'sample')}; {proof['max_drop']:g} is allowed.",
-            )
-        )
+        found.append(_scored(proof))
     found += map(_certified, (proof.get("certificate") or {}).values())
     found.append(_timed(report["latency"]))
     if proof["unreached_branches"]:
@@ -84,6 +76,17 @@ def trust(report: Facts) -> list[Facts]:
         names = ", ".join(proof["not_compared"])
         found.append(_check(None, "Random outputs", f"{names} differ from run to run."))
     return found
+
+
+def _scored(proof: Facts) -> Facts:
+    error = "" if proof["drop_error"] is None else f" ± {proof['drop_error']:.4f}"
+    said = (
+        f"{proof['metric']} {_fell(proof['drop'])}{error} on"
+        f" {tables.plural(proof['samples'], 'sample')}; {proof['max_drop']:g} is allowed."
+    )
+    if not doubt.vague(proof):
+        return _check(True, "Within the budget", said)
+    return _check(None, "Within the budget, on few samples", f"{said} {doubt.words(proof)}")
 
 
 def _check(ok: bool | None, what: str, why: str) -> Facts:

@@ -114,13 +114,21 @@ def _judged(
     before: Exported, after: Exported, rule: Rule, sites: Sequence[str], ctx: Context
 ) -> str:
     """Return why a rule is to be taken back: what was measured, now or before."""
-    key = verdicts.key(rule.name, sorted(sites), ctx.threads)
+    key = verdicts.key(rule.name, sorted(sites), ctx.threads, ctx.custom_ops, _sizes(ctx))
     found: dict[str, Any] | None = verdicts.recall(key)
     if found is None:
         found = _timed(before, after, ctx)
         if "times" in found:
             verdicts.remember(key, found)
     return "" if found["faster"] else f"not faster here: {found['reason']}"
+
+
+def _sizes(ctx: Context) -> dict[str, tuple[int, ...]]:
+    """Return the sizes of the first real sample; nothing where inputs are drawn."""
+    if ctx.calibration is None or ctx.calibration.synthetic:
+        return {}
+    first = next(iter(ctx.calibration), None)
+    return {} if first is None else {n: np.shape(v) for n, v in sorted(first.feed.items())}
 
 
 def _timed(before: Exported, after: Exported, ctx: Context) -> dict[str, Any]:

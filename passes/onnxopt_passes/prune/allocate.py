@@ -15,13 +15,14 @@ proxy.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,18 @@ class Work:
         amount: Its cost at full width: MACs, parameters, or seconds.
         axes: For each of its axes that can be cut, group -> share of the axis that one channel of
             the group holds.
+        surface: Its cost by what is left of each of these axes; None where it is proportional.
     """
 
     amount: float
     axes: tuple[Mapping[int, float], ...] = ()
+    surface: Callable[..., Any] | None = None
+
+    def at(self, *left: Any) -> Any:
+        """Return its cost with so much left of each axis; shares broadcast."""
+        if self.surface is not None:
+            return self.surface(*left)
+        return self.amount * math.prod(left)
 
 
 @dataclass(frozen=True)
@@ -89,20 +98,22 @@ class Costs:
         return np.asarray(now - then)
 
     def _cost(self, work: Work, widths: Sequence[int]) -> float:
-        cost = work.amount
-        for axis in work.axes:
-            cost *= 1 - sum(share * (self.sizes[g] - widths[g]) for g, share in axis.items())
-        return cost
+        return float(work.at(*(self._left(axis, widths) for axis in work.axes)))
 
     def _costs(
         self, work: Work, widths: Sequence[int], group: int, others: np.ndarray
     ) -> np.ndarray:
         """Return the cost at other widths of one group."""
-        costs = np.full(len(others), work.amount)
+        left = []
         for axis in work.axes:
-            left = 1 - sum(s * (self.sizes[g] - widths[g]) for g, s in axis.items() if g != group)
-            costs *= left - axis.get(group, 0.0) * (self.sizes[group] - others)
-        return costs
+            share = axis.get(group, 0.0)
+            moved = share * (widths[group] - others)
+            left.append(self._left(axis, widths) - moved)
+        return np.broadcast_to(work.at(*left), len(others))
+
+    def _left(self, axis: Mapping[int, float], widths: Sequence[int]) -> float:
+        """Return what is left of an axis."""
+        return 1 - sum(share * (self.sizes[g] - widths[g]) for g, share in axis.items())
 
 
 def uniform(choices: Sequence[Choices], costs: Costs, budget: float) -> list[int]:

@@ -46,26 +46,17 @@ QUICK = 160
 ROUGH = 200
 """Samples that judge what comes before any fit, about: one cut a group is judged."""
 
-FAR = 2.0
-"""A proposal is not worth a fit if its divergence before the fit is that many times the least."""
+SECONDS = 2.0
+"""Time spent on timing one model against the source."""
 
-MOST = 3
-"""Proposals that are fitted, at most: those of least divergence before the fit."""
-
-SECONDS = 1.0
-"""Time spent on timing one model against the source, while widths are looked for."""
-
-SURE = 4.0
-"""The same for widths that were found: of many short timings the lucky ones seem to keep within."""
+TIMINGS = 3
+"""How often widths are looked for that are within a budget of latency, and near it."""
 
 ROUNDS = 2000
 """Runs of a model in that time, at most."""
 
 NOISE = 1.08
 """How far above the share of the least times that of the medians counts."""
-
-RETRIES = 3
-"""How often widths are looked for anew that a longer timing found too slow."""
 
 OVER = 0.01
 """By how much a counted cost may be over its budget: widths are whole numbers."""
@@ -168,30 +159,21 @@ class Budget:
 
     def _within(self) -> list[int]:
         """Return the best widths whose measured cost keeps within the budget."""
-        meter, rough = self._meter(SECONDS), self._rough()
-        sure = self._meter(SURE) if self.kind == "latency" else meter
+        meter, rough = self._meter(), self._rough()
+        rounds = TIMINGS if self.kind == "latency" else search.ROUNDS
 
         def met(proposal: Callable[[float], list[int]]) -> list[int]:
-            asked = self.value
-            for _ in range(RETRIES):
-                widths = proposal(search.within(proposal, asked, meter, 1.0))
-                if sure(widths) <= self.value:
-                    break
-                asked *= self.value / sure(widths)
-            return widths
+            return proposal(search.within(proposal, self.value, meter, rounds))
 
         proposals = search.propose(self.place, met, rough)
-        fitting = [w for w in proposals if sure(w) <= self.value + OVER]
+        fitting = [w for w in proposals if meter(w) <= self.value + OVER]
         if not fitting:
-            least = min(map(sure, proposals))
+            least = min(map(meter, proposals))
             raise BudgetError(
                 f"{self.kind}={self.value:g} cannot be met: the groups that may be cut leave"
                 f" {least:.3g}"
             )
-        before = [rough(widths) for widths in fitting]
-        order = sorted(range(len(fitting)), key=lambda i: before[i])[:MOST]
-        near = [fitting[i] for i in order if before[i] <= FAR * min(before)]
-        return near[0] if len(near) == 1 else search.best(near, self._quick)[0]
+        return fitting[0] if len(fitting) == 1 else search.best(fitting, self._quick)[0]
 
     def _mildest(self) -> list[int]:
         """Return the widths of the largest cut whose score holds; full widths if none does."""
@@ -204,12 +186,8 @@ class Budget:
         found = search.largest(proposals, self._quick, self.value)
         return [c.size for c in self.place.choices] if found is None else found[0]
 
-    def _meter(self, seconds: float) -> Callable[[Sequence[int]], float]:
-        """Return what measures the cost of a cut to given widths, as a share of the source's.
-
-        Args:
-            seconds: Time that a timing takes, where it is latency.
-        """
+    def _meter(self) -> Callable[[Sequence[int]], float]:
+        """Return what measures the cost of a cut to given widths, as a share of the source's."""
         feed, source = next(self.samples.feeds()), self.shop.source.export()
         whole = 0.0 if self.kind == "latency" else self._count(source, feed)
         seen: dict[tuple[int, ...], float] = {}
@@ -221,25 +199,23 @@ class Budget:
             if key not in seen:
                 made = self.shop.cut(self.shop.source, keeps).export()
                 if self.kind == "latency":
-                    seen[key] = self._timed(source, made, feed, seconds)
+                    seen[key] = self._timed(source, made, feed)
                 else:
                     seen[key] = self._count(made, feed) / whole
             return seen[key]
 
         return measured
 
-    def _timed(
-        self, source: Exported, cut: Exported, feed: Mapping[str, Any], seconds: float
-    ) -> float:
+    def _timed(self, source: Exported, cut: Exported, feed: Mapping[str, Any]) -> float:
         """Return the time of a cut model as a share of the source's; measured once on a machine."""
         sizes = {name: np.shape(value) for name, value in feed.items()}
         models = _digest(source), _digest(cut)
-        key = verdicts.key("share of time", *models, self.shop.settings.threads, sizes, seconds)
+        key = verdicts.key("share of time", *models, repr(self.shop.settings), sizes, SECONDS)
         known = verdicts.recall(key)
         if known is None:
             sessions = [Session(m, self.shop.settings) for m in (source, cut)]
             own = clock(self.shop.settings.threads)
-            known = _share(*interleave(sessions, feed, seconds, ROUNDS, own))
+            known = _share(*interleave(sessions, feed, SECONDS, ROUNDS, own))
             verdicts.remember(key, known)
         return float(known)
 

@@ -55,6 +55,7 @@ class Read:
         shared: Whether the taps of its kernel share one matrix of the channels.
         power: Variance of the tensor that its output enters, summed over the channels.
         positions: Rows that it has in one sample, on average: what each weight is multiplied with.
+        shape: Of what it reads of one sample, of the first one.
     """
 
     layer: Linear
@@ -63,6 +64,7 @@ class Read:
     shared: bool
     power: float
     positions: float
+    shape: tuple[int, ...]
 
     @property
     def moments(self) -> Statistics:
@@ -179,6 +181,7 @@ class _Sums:
         self._most = rows_a_sample(layer, count)
         self._power: np.ndarray | float = 0.0
         self._positions = self._samples = 0
+        self._shape: tuple[int, ...] = ()
 
     def add(self, stack: Stack, x: np.ndarray, y: np.ndarray, seed: Sequence[int]) -> None:
         """Add rows of some samples.
@@ -191,6 +194,7 @@ class _Sums:
         """
         self._positions += self.layer.positions(x.shape)
         self._samples += stack.count
+        self._shape = self._shape or (x.shape[0] // stack.count, *x.shape[1:])
         picks = self.layer.pick(x.shape, self._most * stack.count, seed)
         rows = self.layer.rows(x, picks)
         if self._shared:
@@ -215,4 +219,4 @@ class _Sums:
         if not np.isfinite(power):
             return None
         each = self._positions / self._samples
-        return Read(self.layer, fitted, held_out, self._shared, power, each)
+        return Read(self.layer, fitted, held_out, self._shared, power, each, self._shape)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxopt.errors import SamplesError
 from onnxopt.runtime import Settings
 from onnxopt.statistics import linear
-from onnxopt_passes.prune import branch, cells, search, widths
+from onnxopt_passes.prune import branch, cells, search, surfaces, widths
 from onnxopt_passes.prune.budget import CURVES, Budget, Kind, Result, thinned
 from onnxopt_passes.prune.collect import HELD, collect
 from onnxopt_passes.prune.consumers import ranking
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from onnxopt.base import Context
     from onnxopt.model import Model
     from onnxopt.statistics.layer import Linear
+    from onnxopt_passes.prune.collect import Read
     from onnxopt_passes.prune.groups import Group
     from onnxopt_passes.prune.obs import Ranking
     from onnxopt_passes.prune.search import Space
@@ -111,15 +112,25 @@ def decide(
         groups,
         rankings,
         offered.widths,
-        lambda chosen: search.works(
-            chosen,
-            *(search.parameters(reads) if wish.kind == "params" else search.multiplications(reads)),
-        ),
+        lambda chosen: search.works(chosen, *_costs(reads, offered, wish, settings.threads)),
     )
     shop = Workshop(source, groups, reads, cut, ctx.seed, settings, read_by)
     judge = Judge(source, thinned(aside, MOST_ASIDE).feeds(), ctx.metric, settings)
     result = Budget(shop, place, judge, samples, wish.kind, wish.value).run()
     return Decision(result, place, tuple(g.name for g in groups if g.name not in rankings))
+
+
+def _costs(reads: Mapping[str, Read], offered: _Offer, wish: Wish, threads: int) -> Any:
+    """Return what weights cost in the unit of the budget, as `search.works` takes it."""
+    if wish.kind == "params":
+        return search.parameters(reads)
+    if wish.kind != "latency":
+        return search.multiplications(reads)
+    found = {}
+    for read in reads.values():
+        step = offered.paying(read.layer.weight.name)
+        found[read.layer.weight.name] = surfaces.timed(read.layer, read.shape, step, threads)
+    return search.seconds(found)
 
 
 class _Offer:
@@ -135,6 +146,10 @@ class _Offer:
         wish = self._wish
         droppable = wish.kind != "ratio" and wish.least == 1 and self._in_branch(group)
         return widths.allowed(group.size, self._step(group), wish.least, droppable)
+
+    def paying(self, weight: str) -> int:
+        """Return the step of the widths that pay, of a weight's own layer."""
+        return widths.step(self._families[weight], self._threads) if self._wish.align else 1
 
     def _in_branch(self, group: Group) -> bool:
         """Whether a branch goes with a group: of two that meet in one sum, only the first."""

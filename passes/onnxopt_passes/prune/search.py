@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxopt_passes.prune.groups import Group
     from onnxopt_passes.prune.judge import Judgement
     from onnxopt_passes.prune.obs import Ranking
+    from onnxopt_passes.prune.surfaces import Surface
 
 ROUNDS = 6
 """Corrections of a predicted cost, at most."""
@@ -155,14 +156,18 @@ def space(
 
 
 def works(
-    groups: Sequence[Group], amounts: Mapping[str, float], axes: Mapping[str, Sequence[int]]
+    groups: Sequence[Group],
+    amounts: Mapping[str, float],
+    axes: Mapping[str, Sequence[int]],
+    surfaces: Mapping[str, Surface] | None = None,
 ) -> list[Work]:
     """Return what weights cost, with the groups that run along their axes.
 
     Args:
         groups: The groups that are open to a choice.
         amounts: Cost at full width, by name of the weight.
-        axes: Axes that its cost is proportional to, by name of the weight.
+        axes: Axes that its cost depends on, by name of the weight.
+        surfaces: Cost at any widths of axes 0 and 1, of weights whose cost is not proportional.
     """
     shares: dict[str, dict[int, dict[int, float]]] = {name: {} for name in amounts}
     for index, group in enumerate(groups):
@@ -172,7 +177,13 @@ def works(
                 per = member.columns.shape[1] / member.constant.shape[member.axis]
                 axis = shares[name].setdefault(member.axis, {})
                 axis[index] = axis.get(index, 0.0) + per
-    return [Work(amount, tuple(shares[name].values())) for name, amount in amounts.items()]
+    found = []
+    for name, amount in amounts.items():
+        cut = sorted(shares[name])
+        surface = (surfaces or {}).get(name)
+        at = surface.along(cut) if surface is not None else None
+        found.append(Work(amount, tuple(shares[name][axis] for axis in cut), at))
+    return found
 
 
 def multiplications(reads: Mapping[str, Read]) -> tuple[dict[str, float], dict[str, list[int]]]:
@@ -183,6 +194,14 @@ def multiplications(reads: Mapping[str, Read]) -> tuple[dict[str, float], dict[s
         amounts[layer.weight.name] = read.positions * float(np.prod(layer.shape))
         axes[layer.weight.name] = [0, 1]
     return amounts, axes
+
+
+def seconds(
+    surfaces: Mapping[str, Surface],
+) -> tuple[dict[str, float], dict[str, list[int]], Mapping[str, Surface]]:
+    """Return the same for the time of layers, by the surfaces of their weights."""
+    amounts = {name: surface.whole for name, surface in surfaces.items()}
+    return amounts, {name: [0, 1] for name in surfaces}, surfaces
 
 
 def parameters(reads: Mapping[str, Read]) -> tuple[dict[str, float], dict[str, list[int]]]:
@@ -208,24 +227,25 @@ def within(
     proposal: Callable[[float], list[int]],
     share: float,
     measured: Callable[[Sequence[int]], float],
-    whole: float,
+    rounds: int = ROUNDS,
 ) -> float:
     """Return the predicted share whose widths cost the given share when it is measured.
 
     Args:
         proposal: Makes widths from a predicted share.
-        share: Of the measured cost of the source.
-        measured: Measures the cost at given widths.
-        whole: Measured cost of the source.
+        share: Of the cost of the source.
+        measured: Measures the cost at given widths, as a share of the source's.
+        rounds: Measurements, at most.
 
     Returns:
         A predicted share whose proposal is within the budget and near it; the lowest that was tried
         where none is within it.
     """
     low, high, asked = 0.0, 1.0, share
-    kept = None
-    for _ in range(ROUNDS):
-        got = measured(proposal(asked)) / whole
+    kept, least = None, share
+    for _ in range(rounds):
+        got = measured(proposal(asked))
+        least = min(least, asked)
         if got <= share:
             low, kept = asked, asked
             if got >= share - NEAR:
@@ -234,7 +254,7 @@ def within(
             high = asked
         slope = asked * share / max(got, 1e-9)
         asked = slope if low < slope < high else (low + high) / 2
-    return asked if kept is None else kept
+    return least if kept is None else kept
 
 
 def largest(

@@ -34,6 +34,7 @@ QUANTIZED = (
     "MatMulInteger",
     "ConvInteger",
     "MatMulNBits",
+    "DynamicQuantizeLSTM",
 )
 """Ops that show that somebody has quantized a model before."""
 

@@ -4,6 +4,8 @@ convolutions                                 static, given samples
 products by constant weights                 dynamic
 both                                         hybrid: static around the convolutions
 neither, recurrent nets, or no samples       weights
+
+For the target `ort-cpu` LSTMs are among the products: see `dynamic_lstm`.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ def mode(model: Model, ctx: Context) -> tuple[str, str]:
         return "weights", "it has no convolution and no product by constant weights"
     share = {kind: n / total for kind, n in work.items()}
     words = ", ".join(f"{s:.0%} {kind}" for kind, s in share.items() if s >= 0.005)
+    if ctx.target == "ort-cpu":
+        share["product"] += share["LSTM"]
     if share["convolution"] >= MOST:
         return "static", f"work is {words}"
     if share["product"] >= MOST and share["convolution"] < LEAST / 3:
@@ -54,7 +58,9 @@ def mode(model: Model, ctx: Context) -> tuple[str, str]:
 
 
 def macs(model: Model, ctx: Context) -> dict[str, int]:
-    """Return multiply-accumulates by kind on the first sample: convolution, product, recurrent.
+    """Return multiply-accumulates by kind on the first sample.
+
+    Kinds are convolution, product, LSTM, and recurrent for GRU and RNN.
 
     Raises:
         CannotRun: onnxruntime cannot run it on the sample.
@@ -64,7 +70,7 @@ def macs(model: Model, ctx: Context) -> dict[str, int]:
         n for n in model.graph.nodes if match.is_op(n, "Conv", "MatMul", "Gemm", *match.RECURRENT)
     ]
     names = [_counted(node).name for node in counted]
-    found = {"convolution": 0, "product": 0, "recurrent": 0}
+    found = {"convolution": 0, "product": 0, "LSTM": 0, "recurrent": 0}
     if not names or ctx.calibration is None:
         return found
     feed = next(iter(ctx.calibration)).feed
@@ -77,7 +83,8 @@ def macs(model: Model, ctx: Context) -> dict[str, int]:
         if node.op in match.RECURRENT:
             state = match.constant(node.inputs[2])
             steps = sizes[name] // weight.shape[-1]
-            found["recurrent"] += steps * (weight.size + (0 if state is None else state.size))
+            kind = "LSTM" if node.op == "LSTM" else "recurrent"
+            found[kind] += steps * (weight.size + (0 if state is None else state.size))
         elif node.op == "Conv":
             found["convolution"] += sizes[name] * math.prod(weight.shape[1:])
         else:

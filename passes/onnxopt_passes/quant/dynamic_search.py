@@ -1,11 +1,14 @@
 """Which products run in integers under dynamic quantization, and what is won back for them.
 
-1  all of them, channels of their inputs brought to like size where that lowers the noise
+1  all products, channels of their inputs brought to like size where that lowers the noise
 2  where sums of two products could saturate, columns narrowed so far that no input can make them;
    less far, by emulation on samples, where that lowers the noise
 3  biases and integers of weights fitted, wherever the noise on the trying part falls
 4  while the metric falls too far there: products go back to float, as few as possible, those first
    that cause the most noise for their work
+
+For the target `ort-cpu` LSTMs take part in the last step (`dynamic_lstm`), where the model is
+faster with them in integers.
 """
 
 from __future__ import annotations
@@ -16,12 +19,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxopt import match, shapes
+from onnxopt import match, rewrite, shapes
 from onnxopt.margins import CAUTION
 from onnxopt.model import Model
 from onnxopt.runtime import Settings
 from onnxopt.statistics import linear
-from onnxopt_passes.quant import dynamic, equalize, finer, readings, recovery, saturation
+from onnxopt_passes.quant import (
+    dynamic,
+    dynamic_lstm,
+    equalize,
+    finer,
+    holding,
+    readings,
+    recovery,
+    saturation,
+)
 from onnxopt_passes.quant.layer_fit import Item, LayerFit, Won
 from onnxopt_passes.quant.plan import Plan
 from onnxopt_passes.quant.saturation import LIMITS, Met
@@ -65,6 +77,8 @@ class DynamicSearch:
         self.limits = self._limits({})
         self.met: dict[str, Met] = {}
         self.won = Won()
+        cells = dynamic_lstm.find(model) if ctx.target == "ort-cpu" and self.channelwise else []
+        self.cells = {cell.name: cell.code(self.saturates) for cell in cells}
 
     def run(self) -> Plan:
         """Return a new plan.
@@ -72,19 +86,32 @@ class DynamicSearch:
         Raises:
             CannotRun: onnxruntime cannot run the model on the samples.
         """
-        plan = Plan(chosen=set(self.products))
+        plan = Plan(chosen={*self.products, *self.cells})
         if self.options.recover == "auto" and self.products:
             self._equalize(plan)
             self._widen(plan)
             fits = self._layers()
-            build = partial(self._build, plan.chosen)
-            plan.recovered |= fits.search("dynamic", build, plan.chosen, self.trial, self.ctx)
+            build = partial(self._build, set(self.products))
+            plan.recovered |= fits.search("dynamic", build, self.products, self.trial, self.ctx)
             self.won = fits.won(plan.recovered)
         work = {name: float(self._weight(p).size) for name, p in self.products.items()}
+        for name, parts in self.cells.items():
+            work[name] = float(sum(integers.size for integers, _ in parts))
         found = finer.coarse(self.build, work, self.trial, CAUTION * self.ctx.max_drop)
         plan.noise = found.noise
         plan.leave(plan.chosen - found.names, "it costs too much accuracy")
+        self._time_cells(plan)
         return plan
+
+    def _time_cells(self, plan: Plan) -> None:
+        """Leave LSTMs in float where the model is not clearly faster with them in integers."""
+        cells = plan.chosen & self.cells.keys()
+        if not cells or not self.options.timed:
+            return
+        models = self.build(plan.chosen - cells), self.build(plan.chosen)
+        won, times = holding.faster(*models, self.trial, self.ctx, holding.CLEARLY)
+        if not won:
+            plan.leave(cells, f"an LSTM in integers is not faster here: {times}")
 
     def adopt(self, plan: Plan) -> None:
         """Take a plan that was made before.
@@ -191,6 +218,9 @@ class DynamicSearch:
     def _build(self, chosen: Collection[str], won: Won) -> Exported:
         model = Model.from_exported(self.source)
         dynamic.build(model, chosen, self.limits, self.channelwise, won)
+        if not self.cells.keys().isdisjoint(chosen):
+            with rewrite.editing(model):
+                dynamic_lstm.place(model, chosen, self.cells)
         return model.export()
 
     def _layers(self) -> LayerFit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnxopt import shapes, verdicts
+from onnxopt import metrics, shapes, verdicts
 from onnxopt.errors import SamplesError
 from onnxopt.model import Model
 from onnxopt.runtime import CannotRun
@@ -119,8 +119,10 @@ class Search:
             step,
             profile,
             ctx.max_drop,
-            ctx.metric,
+            metrics.fingerprint(ctx.metric),
             ctx.threads,
+            ctx.custom_ops,
+            ctx.target,
             products,
         ]
         data = [ranges.fingerprint(self.source, part, ()) for part in (fit, check)]

@@ -48,6 +48,9 @@ TABLES = 2 / 3
 """Share of the drop by noise that counts where detections are scored too: few samples may have any,
 but where some have, their score says more than noise does."""
 
+WATCHED = ("cosine", "detections", "logits", "segments")
+"""Metrics beside which the worst output by its noise counts, where they were not asked for."""
+
 FIT_MACS = 4e10
 """The same for fitting ranges."""
 
@@ -164,14 +167,14 @@ class _Sums:
         self._trial, self._noisy = trial, noisy
         self._noise: list[float] = []
         self._scores: list[float] = []
-        self._margins, self._worst = Margins(), _Worst()
-        self._watched = trial.unnamed and trial.metric.name in ("cosine", "detections")
+        self._margins, self._worst = Margins(trial.metric.name == "logits"), _Worst()
+        self._watched = trial.unnamed and trial.metric.name in WATCHED
 
     def add(self, got: Outputs, want: Outputs, label: np.ndarray | None) -> None:
         """Take in the next sample."""
         metric = self._trial.metric
         self._scores.append(metric.score(got, want, label))
-        if metric.name in metrics.FLIPS:
+        if metric.name in metrics.FORESEEN:
             self._margins.add(want, got)
         if metric.name in ("sequence", "detections"):
             want, got = _smooth(want, got, metric.name)
