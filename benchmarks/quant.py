@@ -6,7 +6,8 @@
 Others are onnxruntime's own, and NNCF's, AIMET's and onnxsim's if installed (`quantizers`). One
 that takes longer than the limit is stopped.
 
-Columns: bytes and time over those of the source, median and least of runs in turn on one thread;
+Columns: bytes and time over those of the source, median and least of runs in turn on one thread, in
+the thread's own time;
 the relative squared error of the outputs on samples that no tool was given; the seconds that the
 tool took; the score. A task is `module:name`: `module.load(name)` gives an object with `path`,
 `metric`, `score(path)` and `export_calib(path)`, which returns where it has written; without one
@@ -30,7 +31,7 @@ import quantizers
 
 import onnxopt
 from onnxopt.model import Exported, Model
-from onnxopt.runtime import Session, Settings, interleave
+from onnxopt.runtime import Session, Settings, clock, interleave
 from onnxopt.samples import open_samples
 from onnxopt_passes.quant.trial import relative
 
@@ -139,7 +140,8 @@ def _measure(
 ) -> dict[str, dict[str, float]]:
     models = {name: Exported(onnx.load(path), {}) for name, path in files.items()}
     sessions = {name: Session(m, Settings(True)) for name, m in models.items()}
-    times = interleave(list(sessions.values()), feeds[0], 3.0 * len(sessions), 400)
+    budget, own = 3.0 * len(sessions), clock(1)
+    times = interleave(list(sessions.values()), feeds[0], budget, 400, clock=own)
     print(f"{'':26}{'bytes':>8}{'median':>8}{'least':>8}{'noise':>10}{'score':>9}")
     rows: dict[str, dict[str, float]] = {}
     for (name, session), timed in zip(sessions.items(), times, strict=True):
