@@ -7,11 +7,10 @@ Others are onnxruntime's own, and NNCF's, AIMET's and onnxsim's if installed (`q
 that takes longer than the limit is stopped.
 
 Columns: bytes and time over those of the source, median and least of runs in turn on one thread, in
-the thread's own time;
-the relative squared error of the outputs on samples that no tool was given; the seconds that the
-tool took; the score. A task is `module:name`: `module.load(name)` gives an object with `path`,
-`metric`, `score(path)` and `export_calib(path)`, which returns where it has written; without one
-there is no score. `quant_table.py` makes a table of what --json has written.
+the thread's own time; the relative squared error of the outputs on samples that no tool was given;
+the score. A task is `module:name`: `module.load(name)` gives an object with `path`, `metric`,
+`score(path)` and `export_calib(path)`, which returns where it has written; without one there is no
+score. `quant_table.py` makes a table of what --json has written.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from onnxopt.errors import (
     OnnxoptError,
     ParityError,
     PassError,
+    ProofError,
     SamplesError,
     SpecError,
-    UnprovenError,
 )
 from onnxopt.job import Job, Step
 from onnxopt.model import Model
@@ -113,7 +113,7 @@ class Attempt:
             raise PassError(
                 f"pass {self.item.name!r} is not done after {limit}; nothing is written"
             ) from None
-        except (SamplesError, SpecError, ParityError, BudgetError, UnprovenError):
+        except (SamplesError, SpecError, ProofError):
             raise
         except OnnxoptError as e:
             return self.before, Outcome(failure=Failure("raised", str(e)))

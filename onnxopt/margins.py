@@ -38,6 +38,9 @@ CAUTION = 0.5
 """Share of the run's drop that a lossy pass may use up on the samples that it chooses on: on others
 the model loses more or less, and later passes need their part."""
 
+FORESEEN = ("accuracy", "expected-accuracy", "logits")
+"""Metrics whose fall margins foresee: by rows of class scores, for `logits` by steps of lines."""
+
 NEAR = 100
 """Rows of like margins that a step is paired with."""
 
@@ -49,11 +52,11 @@ class Margins:
     """Collects rows of class scores of a source and of a candidate.
 
     Args:
-        lines: Whether rows are steps of outputs of shape (batch, steps, classes).
+        metric: What the run is scored by; one that is not of `FORESEEN` foresees nothing.
     """
 
-    def __init__(self, lines: bool = False) -> None:
-        self._lines = lines
+    def __init__(self, metric: str = "expected-accuracy") -> None:
+        self._foresees, self._lines = metric in FORESEEN, metric == "logits"
         self._margins: list[np.ndarray] = []
         self._changes: list[np.ndarray] = []
         self._costs: list[np.ndarray] = []
@@ -62,7 +65,7 @@ class Margins:
 
     def add(self, wanted: Outputs, found: Outputs) -> None:
         """Take in one sample; outputs without class scores say nothing."""
-        if self._rows >= MOST_ROWS:
+        if not self._foresees or self._rows >= MOST_ROWS:
             return
         if not self._lines:
             self._add(*(readout.class_probabilities(outputs) for outputs in (wanted, found)))

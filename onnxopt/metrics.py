@@ -127,9 +127,6 @@ def sqnr(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> floa
 FLIPS = ("accuracy", "expected-accuracy")
 """Metrics that change only where the largest class does."""
 
-FORESEEN = (*FLIPS, "logits")
-"""Metrics whose fall margins foresee (`margins`); those of lines by steps."""
-
 CAPPED = ("expected-accuracy", "sequence", "logits", "segments", "detections")
 """Metrics in which no sample scores higher than it does with the source itself."""
 

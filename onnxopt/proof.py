@@ -313,11 +313,10 @@ class _Scores:
     def verdict(self, model: Exported) -> Verdict:
         session = Session(model, self.terms.settings(True))
         name, scores = self.metric.name, list[float]()
-        margins = Margins(name == "logits")
+        margins = Margins(name)
         for feed, outputs, label in self.items:
             found = session.run(feed)
             scores.append(self.metric.score(found, outputs, label))
-            if name in metrics.FORESEEN:
-                margins.add(outputs, found)
+            margins.add(outputs, found)
         verdict = interval.summarize(name, self.source, scores, name in metrics.RARE)
         return replace(verdict, foreseen=margins.drop())

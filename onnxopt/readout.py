@@ -111,7 +111,7 @@ def steps(outputs: Outputs) -> tuple[str, np.ndarray] | None:
         and lines(value).shape[1] <= MOST_STEPS
         and 2 <= value.shape[2] <= MOST_CLASSES
     ]
-    for sure in (distributed, logits):
+    for sure in (distributed, logits) if len(found) > 1 else ():
         for name, value in found:
             if sure(value):
                 return name, value

@@ -12,6 +12,7 @@ import numpy as np
 from onnxopt import runtime
 from onnxopt.model import wire
 from onnxopt.proof import SCORED
+from onnxopt.samples.base import HOLDOUT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,6 +143,7 @@ def _proof(run: Run) -> dict[str, Any]:
         "upper_bound": proof.terms.upper_bound,
         "samples_needed": None if verdict is None else verdict.needed(proof.terms.max_drop),
         "most_scored": SCORED,
+        "held_out": HOLDOUT,
         "samples": proof.samples if verdict is None else verdict.samples,
         "compared": proof.samples,
         "synthetic": proof.synthetic,

@@ -23,6 +23,12 @@ def foreseen(n, noise, seed=0):
     return margins.drop()
 
 
+def test_a_metric_that_margins_say_nothing_of_foresees_nothing():
+    margins = Margins("cosine")
+    margins.add({"y": np.array([[0.5, 0.4, 0.1]])}, {"y": np.array([[0.1, 0.8, 0.1]])})
+    assert margins.drop() == 0
+
+
 def test_few_samples_foresee_what_many_show():
     want, got = rows(100_000, 0.8)
     p = softmax(want)
@@ -46,7 +52,7 @@ def a_line(seed, noise, steps=24, classes=40):
 def test_lines_lose_what_their_steps_lose_together():
     lost, found = [], []
     for start in range(0, 800, 40):
-        margins = Margins(lines=True)
+        margins = Margins("logits")
         for seed in range(start, start + 40):
             want, got = a_line(seed, 0.8)
             margins.add({"y": want}, {"y": got})
@@ -59,7 +65,7 @@ def test_lines_lose_what_their_steps_lose_together():
 
 
 def test_symbols_that_move_are_no_disturbance():
-    margins, spoilt = Margins(lines=True), Margins(lines=True)
+    margins, spoilt = Margins("logits"), Margins("logits")
     for seed in range(20):
         want, got = a_line(seed, 0.1)
         got[[2, 3]] = got[[3, 2]]  # the first symbol comes a step later
@@ -73,7 +79,7 @@ def test_symbols_that_move_are_no_disturbance():
 
 def test_where_each_step_says_something_it_counts_as_one():
     want, got = rows(400, 0.8)
-    margins, steps = Margins(), Margins(lines=True)
+    margins, steps = Margins(), Margins("logits")
     margins.add({"y": want}, {"y": got})
     want[:, [0, 9]] -= 9  # no class stands for nothing
     got[:, [0, 9]] -= 9

@@ -6,9 +6,6 @@ from typing import Any
 
 from onnxopt.cli import tables
 
-SHARE = 5
-"""Samples given for each that is held out."""
-
 
 def vague(proof: dict[str, Any]) -> bool:
     """Whether the interval of the drop is wider than what may be lost."""
@@ -42,5 +39,5 @@ def _enough(proof: dict[str, Any], limit: str) -> str:
     if needed > proof["most_scored"]:
         most = tables.number(proof["most_scored"])
         return f"{limit} takes {tables.number(needed)}, more than the {most} that are scored."
-    whole = tables.number(SHARE * needed)
+    whole = tables.number(round(needed / proof["held_out"]))
     return f"{limit} takes {tables.number(needed)} held out, so about {whole} given."

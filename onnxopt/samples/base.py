@@ -13,6 +13,9 @@ import numpy as np
 
 from onnxopt.errors import SamplesError
 
+HOLDOUT = 0.2
+"""Share of the samples that passes do not see, and proofs are made on."""
+
 Feed = dict[str, Any]
 """What `InferenceSession.run` takes: a `np.ndarray` an input (lists and dicts where the model
 declares sequences and maps)."""
@@ -142,7 +145,7 @@ class Samples:
             lambda: (load for i, load in enumerate(self._loaders()) if i not in indices), None
         )
 
-    def split(self, holdout: float = 0.2, seed: int = 0) -> tuple[Samples, Samples]:
+    def split(self, holdout: float = HOLDOUT, seed: int = 0) -> tuple[Samples, Samples]:
         """Return (calibration, hold-out): disjoint, complete, the same at every call and pass.
 
         The samples are cut, in order, into strata of `1 / holdout`, and a seeded draw gives one

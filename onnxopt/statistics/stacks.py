@@ -96,18 +96,33 @@ def together(
     if len(pair) < 2 or _kinds(pair[0]) != _kinds(pair[1]) or not _stackable(pair[0]):
         return 1
     tensors = [t for stage in wanted for t in stage]
-    runs = Stages(model, [tensors], [*pair, _stack(list(pair), held=False).feed], settings).run()
     try:
-        first = next(runs)
-        sizes = iter([value.nbytes for value in first])
-        largest = max((sum(islice(sizes, len(stage))) for stage in wanted), default=0)
+        (first,) = Stages(model, [tensors], pair[:1], settings).run()
+        sizes = [value.nbytes for value in first]
+        del first
+        each = iter(sizes)
+        largest = max((sum(islice(each, len(stage))) for stage in wanted), default=0)
         most = min(MOST, ROOM // max(largest, 1))
-        if most < 2:
-            return 1
-        second, both = next(runs), next(runs)
+        parts = _parts(tensors, sizes)
+        stages = Stages(model, parts, [*pair, _stack(list(pair), held=False).feed], settings)
+        if most > 1 and all(all(map(_behind, *stages.run())) for _ in parts):
+            return most
     except CannotRun:
-        return 1
-    return most if all(map(_behind, first, second, both)) else 1
+        pass
+    return 1
+
+
+def _parts(tensors: Sequence[gs.Tensor], sizes: Sequence[int]) -> list[list[gs.Tensor]]:
+    """Return tensors in parts, in order, of which four samples' take `ROOM` together, about."""
+    parts: list[list[gs.Tensor]] = []
+    room = 0
+    for tensor, size in zip(tensors, sizes, strict=True):
+        if not parts or size > room:
+            parts.append([])
+            room = ROOM // 4
+        parts[-1].append(tensor)
+        room -= size
+    return parts
 
 
 def _stackable(feed: Feed) -> bool:

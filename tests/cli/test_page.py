@@ -195,6 +195,7 @@ def test_few_samples_are_a_matter_of_care(report):
     report["proof"].update(proof)
     page = render_report(report)
     assert "Within the budget, on few samples" in page
+    assert "takes 300 held out, so about 1,500 given" in page
     assert "51 samples cannot tell a drop below 0.0588 from none (by the margins of classes" in page
     del (
         report["proof"]["samples_needed"],

@@ -30,7 +30,7 @@ def parts():
         shop.groups,
         rankings,
         lambda g: allowed(g.size, 1, 2),
-        lambda chosen: search.works(chosen, *search.multiplications(reads)),
+        lambda chosen: search.works(chosen, search.multiplications(reads)),
     )
     return shop, place, Judge(model, ASIDE.feeds(), "sqnr")
 

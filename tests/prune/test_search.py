@@ -31,7 +31,7 @@ def place(shop: Workshop) -> Space:
         shop.groups,
         rankings,
         lambda g: allowed(g.size, 1, 2),
-        lambda chosen: search.works(chosen, *search.multiplications(shop.reads)),
+        lambda chosen: search.works(chosen, search.multiplications(shop.reads)),
     )
     assert [g.name for g in found.groups] == ["c1", "c0"]
     return found
@@ -52,8 +52,7 @@ def test_costs_are_predicted_as_they_are_counted(shop, place):
 
 
 def test_parameters_are_predicted(shop, place):
-    sizes, axes = search.parameters(shop.reads)
-    total = sum(w.amount for w in search.works(place.groups, sizes, axes))
+    total = sum(w.amount for w in search.works(place.groups, search.parameters(shop.reads)))
     assert total == sum(layer.weight.values.size for layer in linear.find_all(shop.source.graph))
 
 

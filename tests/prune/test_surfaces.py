@@ -105,7 +105,7 @@ def test_weights_cost_what_their_surfaces_say():
     weight = SimpleNamespace(name="w", shape=(4, 3))
     member = SimpleNamespace(constant=weight, axis=0, columns=np.arange(4)[:, None])
     group = SimpleNamespace(members=[member])
-    (work,) = search.works([group], *search.seconds({"w": surface}))
+    (work,) = search.works([group], {"w": surface.whole}, {"w": surface})
     assert work.at(1.0) == 8
     assert work.at(0.5) == 6
     assert work.axes == ({0: 0.25},)

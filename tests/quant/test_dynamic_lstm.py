@@ -8,7 +8,7 @@ import pytest
 
 from onnxopt import cost, shapes
 from onnxopt.runtime import Session
-from onnxopt_passes.quant import Quant, decide, dynamic_lstm, holding
+from onnxopt_passes.quant import Quant, decide, dynamic_lstm, holding, large
 from onnxopt_passes.quant.trial import relative
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]>
@@ -71,7 +71,7 @@ def test_no_two_products_leave_int16(model):
 
 
 @pytest.mark.usefixtures("faster")
-@pytest.mark.parametrize(("target", "op"), [("ort-cpu", dynamic_lstm.OP), ("portable", "LSTM")])
+@pytest.mark.parametrize(("target", "op"), [("ort-cpu", large.INTEGER_LSTM), ("portable", "LSTM")])
 def test_only_for_the_runtime_that_has_it(model, context, target, op):
     built = model(PLAIN)
     ctx = context((9, 1, 24), target=target, max_drop=0.02)
@@ -95,7 +95,7 @@ def test_its_scales_are_no_weights_that_were_left(model, context):
     text = PLAIN.replace("128", "1200").replace("32", "300")
     built, ctx = model(text), context((9, 1, 24), target="ort-cpu", max_drop=1.0)
     Quant().run(built, ctx)
-    assert dynamic_lstm.OP in ops(built)
+    assert large.INTEGER_LSTM in ops(built)
     assert ctx.untouched == {}
 
 
@@ -103,7 +103,7 @@ def test_its_scales_are_no_weights_that_were_left(model, context):
 def test_one_that_costs_too_much_stays(model, context):
     built, ctx = model(PLAIN), context((9, 1, 24), target="ort-cpu", max_drop=1e-9)
     Quant(mode="dynamic").run(built, ctx)
-    assert dynamic_lstm.OP not in ops(built)
+    assert large.INTEGER_LSTM not in ops(built)
     assert any("too much accuracy" in str(v) for v in ctx.evidence.values())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxopt.errors import SamplesError
 from onnxopt.runtime import Settings
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from onnxopt.base import Context
     from onnxopt.model import Model
     from onnxopt.statistics.layer import Linear
+    from onnxopt_passes.prune.allocate import Work
     from onnxopt_passes.prune.collect import Read
     from onnxopt_passes.prune.groups import Group
     from onnxopt_passes.prune.obs import Ranking
@@ -112,7 +113,7 @@ def decide(
         groups,
         rankings,
         offered.widths,
-        lambda chosen: search.works(chosen, *_costs(reads, offered, wish, settings.threads)),
+        lambda chosen: _works(chosen, reads, offered, settings.threads),
     )
     shop = Workshop(source, groups, reads, cut, ctx.seed, settings, read_by)
     judge = Judge(source, thinned(aside, MOST_ASIDE).feeds(), ctx.metric, settings)
@@ -120,17 +121,19 @@ def decide(
     return Decision(result, place, tuple(g.name for g in groups if g.name not in rankings))
 
 
-def _costs(reads: Mapping[str, Read], offered: _Offer, wish: Wish, threads: int) -> Any:
-    """Return what weights cost in the unit of the budget, as `search.works` takes it."""
-    if wish.kind == "params":
-        return search.parameters(reads)
-    if wish.kind != "latency":
-        return search.multiplications(reads)
+def _works(
+    chosen: Sequence[Group], reads: Mapping[str, Read], offered: _Offer, threads: int
+) -> list[Work]:
+    """Return what weights cost in the unit of the budget."""
+    if offered.wish.kind == "params":
+        return search.works(chosen, search.parameters(reads))
+    if offered.wish.kind != "latency":
+        return search.works(chosen, search.multiplications(reads))
     found = {}
     for read in reads.values():
-        step = offered.paying(read.layer.weight.name)
-        found[read.layer.weight.name] = surfaces.timed(read.layer, read.shape, step, threads)
-    return search.seconds(found)
+        name = read.layer.weight.name
+        found[name] = surfaces.timed(read.layer, read.shape, offered.paying(name), threads)
+    return search.works(chosen, {name: s.whole for name, s in found.items()}, found)
 
 
 class _Offer:
@@ -138,18 +141,18 @@ class _Offer:
 
     def __init__(self, layers: Sequence[Linear], wish: Wish, threads: int) -> None:
         self._families = {layer.weight.name: _family(layer) for layer in layers}
-        self._wish, self._threads = wish, threads
+        self.wish, self._threads = wish, threads
         self._branches: dict[int, str] = {}
 
     def widths(self, group: Group) -> tuple[int, ...]:
         """Return them, ascending."""
-        wish = self._wish
+        wish = self.wish
         droppable = wish.kind != "ratio" and wish.least == 1 and self._in_branch(group)
         return widths.allowed(group.size, self._step(group), wish.least, droppable)
 
     def paying(self, weight: str) -> int:
         """Return the step of the widths that pay, of a weight's own layer."""
-        return widths.step(self._families[weight], self._threads) if self._wish.align else 1
+        return widths.step(self._families[weight], self._threads) if self.wish.align else 1
 
     def _in_branch(self, group: Group) -> bool:
         """Whether a branch goes with a group: of two that meet in one sum, only the first."""
@@ -160,7 +163,7 @@ class _Offer:
         return self._branches.setdefault(id(found[0]), layer.name) == layer.name
 
     def _step(self, group: Group) -> int:
-        if not self._wish.align:
+        if not self.wish.align:
             return 1
         names = {member.constant.name for member in group.members}
         families = {self._families[name] for name in names if name in self._families}
@@ -168,7 +171,7 @@ class _Offer:
         if not families or (channels > 1 and families == {"matmul"}):
             return 1  # whole heads, whatever their width
         step = max(widths.step(family, self._threads) for family in sorted(families))
-        return step if self._wish.kind == "latency" else widths.fine(group.size, step)
+        return step if self.wish.kind == "latency" else widths.fine(group.size, step)
 
 
 def _family(layer: Linear) -> str:

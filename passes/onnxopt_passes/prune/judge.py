@@ -77,7 +77,7 @@ class Judge:
         self._wanted = list(abreast(session.run, self._feeds))
         first = self._wanted[0] if self._wanted else {}
         chosen = metrics.choose(metric, first, labelled=False)
-        self._score, self._name = chosen.score, chosen.name
+        self._score, self._metric = chosen.score, chosen.name
         self._own = [self._score(want, want, None) for want in self._wanted]
         self._variances = _variances(self._wanted)
 
@@ -95,15 +95,14 @@ class Judge:
             CannotRun: The model cannot be run.
         """
         session = Session(model.export(), self._settings)
-        divergences, drops, margins = [], [], Margins(self._name == "logits")
+        divergences, drops, margins = [], [], Margins(self._metric)
         step = max(len(self._feeds) // most, 1) if most else 1
         rows = list(zip(self._feeds, self._wanted, self._own, strict=True))
         outcomes = abreast(session.run, [feed for feed, _, _ in rows[::step]])
         for (_, want, own), outputs in zip(rows[::step], outcomes, strict=True):
             divergences.append(self._divergence(outputs, want))
             drops.append(own - self._score(outputs, want, None))
-            if self._name in metrics.FORESEEN:
-                margins.add(want, outputs)
+            margins.add(want, outputs)
         mean = float(np.mean(divergences)) if divergences else 0.0
         drop = max(float(np.mean(drops)), margins.drop()) if drops else 0.0
         return Judgement(mean if np.isfinite(mean) else float("inf"), drop)

@@ -158,22 +158,20 @@ def space(
 def works(
     groups: Sequence[Group],
     amounts: Mapping[str, float],
-    axes: Mapping[str, Sequence[int]],
     surfaces: Mapping[str, Surface] | None = None,
 ) -> list[Work]:
-    """Return what weights cost, with the groups that run along their axes.
+    """Return what weights cost, with the groups that run along their axes 0 and 1.
 
     Args:
         groups: The groups that are open to a choice.
         amounts: Cost at full width, by name of the weight.
-        axes: Axes that its cost depends on, by name of the weight.
-        surfaces: Cost at any widths of axes 0 and 1, of weights whose cost is not proportional.
+        surfaces: Cost at any widths, of weights whose cost is not proportional to them.
     """
     shares: dict[str, dict[int, dict[int, float]]] = {name: {} for name in amounts}
     for index, group in enumerate(groups):
         for member in group.members:
             name = member.constant.name
-            if name in amounts and member.axis in axes[name]:
+            if name in amounts and member.axis < 2:
                 per = member.columns.shape[1] / member.constant.shape[member.axis]
                 axis = shares[name].setdefault(member.axis, {})
                 axis[index] = axis.get(index, 0.0) + per
@@ -186,28 +184,15 @@ def works(
     return found
 
 
-def multiplications(reads: Mapping[str, Read]) -> tuple[dict[str, float], dict[str, list[int]]]:
-    """Return MACs of layers by name of the weight, and the axes that they are proportional to."""
-    amounts, axes = {}, {}
-    for read in reads.values():
-        layer = read.layer
-        amounts[layer.weight.name] = read.positions * float(np.prod(layer.shape))
-        axes[layer.weight.name] = [0, 1]
-    return amounts, axes
+def multiplications(reads: Mapping[str, Read]) -> dict[str, float]:
+    """Return MACs of layers by name of the weight."""
+    layers = [(read.layer, read.positions) for read in reads.values()]
+    return {x.weight.name: positions * float(np.prod(x.shape)) for x, positions in layers}
 
 
-def seconds(
-    surfaces: Mapping[str, Surface],
-) -> tuple[dict[str, float], dict[str, list[int]], Mapping[str, Surface]]:
-    """Return the same for the time of layers, by the surfaces of their weights."""
-    amounts = {name: surface.whole for name, surface in surfaces.items()}
-    return amounts, {name: [0, 1] for name in surfaces}, surfaces
-
-
-def parameters(reads: Mapping[str, Read]) -> tuple[dict[str, float], dict[str, list[int]]]:
+def parameters(reads: Mapping[str, Read]) -> dict[str, float]:
     """Return the same for parameters."""
-    sizes = {r.layer.weight.name: float(r.layer.weight.values.size) for r in reads.values()}
-    return sizes, {name: [0, 1] for name in sizes}
+    return {r.layer.weight.name: float(r.layer.weight.values.size) for r in reads.values()}
 
 
 def best(

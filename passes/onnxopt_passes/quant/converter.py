@@ -301,12 +301,11 @@ class Converter:
         )
         self.plan.leave(self.plan.chosen - kept, "it costs too much accuracy")
         if self.times is not None and self.plan.noise:
-            self._settle()
+            self._settle(self.times)
 
-    def _settle(self) -> None:
+    def _settle(self, times: cut.Times) -> None:
         """Take out what is slow between the units that are left; fewer integers are as accurate."""
-        assert self.times is not None  # noqa: S101  # `_hold` has asked
-        kept, _ = self._settler(self.times).open(set(self.plan.chosen), self.times, self._cut)
+        kept, _ = self._settler(times).open(set(self.plan.chosen), times, self._cut)
         limit = CAUTION * self.ctx.max_drop
         if kept != self.plan.chosen and self.trial.drop(self.build(kept), limit) <= limit:
             self.plan.leave(self.plan.chosen - kept, "it is slower in integers")

@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 from onnxopt import match, shapes
 from onnxopt.model import ir
 from onnxopt_passes.quant import dynamic, saturation, scheme, units
+from onnxopt_passes.quant.large import INTEGER_LSTM, LSTM_INPUTS
 from onnxopt_passes.quant.saturation import LIMITS
 
 if TYPE_CHECKING:
@@ -26,36 +27,21 @@ if TYPE_CHECKING:
 
     from onnxopt.model import Model
 
-OP = "DynamicQuantizeLSTM"
 DOMAIN = "com.microsoft"
-
-GIVEN = 8
-"""Inputs of LSTM; behind them come a scale and a zero point for W, then for R."""
 
 Matrix = tuple[np.ndarray, np.ndarray]
 """Integers int8 (directions, inputs, 4 * hidden), and scales float32 (directions, 4 * hidden)."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(dynamic.Product):
     """An LSTM by constant weights.
 
     Attributes:
-        name: Path of its graph and its label.
-        graph: The graph it is in.
-        node: The node.
+        weights: W and R, float32 of shape (directions, 4 * hidden, inputs).
     """
 
-    name: str
-    graph: gs.Graph
-    node: gs.Node
-
-    def weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return W and R, float32 of shape (directions, 4 * hidden, inputs)."""
-        found = [match.constant(t) for t in self.node.inputs[1:3]]
-        assert found[0] is not None  # noqa: S101  # a guard of `find`
-        assert found[1] is not None  # noqa: S101  # the same
-        return found[0], found[1]
+    weights: tuple[np.ndarray, np.ndarray]
 
     def code(self, saturates: bool) -> tuple[Matrix, Matrix]:
         """Return W and R in integers.
@@ -63,27 +49,29 @@ class Cell:
         Args:
             saturates: Whether the CPU adds two products in int16.
         """
-        w, r = (_rounded(x, saturates) for x in self.weights())
+        w, r = (_rounded(x, saturates) for x in self.weights)
         return w, r
 
 
 def find(model: Model) -> list[Cell]:
     """Return the LSTMs of all graphs that can be in integers; shapes were inferred."""
     return [
-        Cell(f"{path}{units.label(node)}", graph, node)
+        Cell(f"{path}{units.label(node)}", graph, node, weights)
         for path, graph in model.graphs()
         for node in graph.nodes
-        if match.is_op(node, "LSTM") and _able(node)
+        if match.is_op(node, "LSTM") and (weights := _weights(node)) is not None
     ]
 
 
-def _able(node: gs.Node) -> bool:
-    weights = [match.constant(t) for t in node.inputs[1:3]]
-    if any(w is None or w.dtype != np.float32 or w.ndim != 3 for w in weights):
-        return False
-    large = sum(w.size for w in weights if w is not None) > dynamic.LEAST
-    kind = shapes.dtype(node.inputs[0])
-    return large and kind in (None, units.FLOAT) and not match.attribute(node, "layout", 0)
+def _weights(node: gs.Node) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return W and R of an LSTM that can be in integers."""
+    if len(node.inputs) < 3 or match.attribute(node, "layout", 0):
+        return None
+    w, r = (match.constant(t) for t in node.inputs[1:3])
+    if w is None or r is None or {w.dtype, r.dtype} != {units.FLOAT} or {w.ndim, r.ndim} != {3}:
+        return None
+    large = w.size + r.size > dynamic.LEAST
+    return (w, r) if large and shapes.dtype(node.inputs[0]) in (None, units.FLOAT) else None
 
 
 def _rounded(weight: np.ndarray, saturates: bool) -> Matrix:
@@ -118,7 +106,7 @@ def place(
 
 def _replace(cell: Cell, coded: tuple[Matrix, Matrix]) -> None:
     node, label = cell.node, units.label(cell.node)
-    inputs = [*node.inputs, *(ir.Variable("") for _ in range(GIVEN - len(node.inputs)))]
+    inputs = [*node.inputs, *(ir.Variable("") for _ in range(LSTM_INPUTS - len(node.inputs)))]
     for index, (integers, scale) in enumerate(coded, start=1):
         name = f"{label}.{'WR'[index - 1]}"
         zeros = np.zeros(scale.shape, np.int8)
@@ -126,7 +114,7 @@ def _replace(cell: Cell, coded: tuple[Matrix, Matrix]) -> None:
         inputs += [gs.Constant(f"{name}.scale", scale), gs.Constant(f"{name}.zero_point", zeros)]
     attributes = {k: v for k, v in node.attrs.items() if k != "layout"}
     outputs = list(node.outputs)
-    made = ir.Node(OP, node.name, attributes, inputs, domain=DOMAIN)
+    made = ir.Node(INTEGER_LSTM, node.name, attributes, inputs, domain=DOMAIN)
     match.remove(node)
     made.outputs = outputs
     match.insert(cell.graph, made)

@@ -167,8 +167,11 @@ def _integers(values: np.ndarray) -> bool:
     return values.dtype.itemsize == 1 or values.dtype.name in ("int16", "uint16")
 
 
-LSTM_SCALES = slice(8, None)
-"""Inputs of onnxruntime's LSTM in integers behind those of LSTM."""
+INTEGER_LSTM = "DynamicQuantizeLSTM"
+"""onnxruntime's own LSTM in integers."""
+
+LSTM_INPUTS = 8
+"""Inputs of LSTM; in that of integers a scale and a zero point for W, then for R, come behind."""
 
 
 def is_scale(tensor: gs.Tensor) -> bool:
@@ -181,8 +184,8 @@ def _scales(node: gs.Node, tensor: gs.Tensor) -> bool:
         return node.inputs[0] is not tensor
     if match.is_op(node, "Gather"):
         return node.inputs[0] is tensor and is_scale(node.outputs[0])
-    if node.op == "DynamicQuantizeLSTM":
-        return any(t is tensor for t in node.inputs[LSTM_SCALES])
+    if node.op == INTEGER_LSTM:
+        return any(t is tensor for t in node.inputs[LSTM_INPUTS:])
     others = [t for t in node.inputs if t is not tensor]
     return match.is_op(node, "Mul") and any(_from_bytes(t) or _dynamic(t) for t in others)
 

@@ -167,15 +167,14 @@ class _Sums:
         self._trial, self._noisy = trial, noisy
         self._noise: list[float] = []
         self._scores: list[float] = []
-        self._margins, self._worst = Margins(trial.metric.name == "logits"), _Worst()
+        self._margins, self._worst = Margins(trial.metric.name), _Worst()
         self._watched = trial.unnamed and trial.metric.name in WATCHED
 
     def add(self, got: Outputs, want: Outputs, label: np.ndarray | None) -> None:
         """Take in the next sample."""
         metric = self._trial.metric
         self._scores.append(metric.score(got, want, label))
-        if metric.name in metrics.FORESEEN:
-            self._margins.add(want, got)
+        self._margins.add(want, got)
         if metric.name in ("sequence", "detections"):
             want, got = _smooth(want, got, metric.name)
         if self._noisy:
