@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from onnxopt.model import Exported
     from onnxopt.samples import Samples
 
+SHARES = (1.0, 0.5, 0.25)
+"""Shares of the run's drop that a pass is given, in turn, while what it chooses on its own samples
+does not hold on those held out: three looks at them, no more."""
+
 MOST_CULPRITS = 32
 """Wrong edits of one pass that are undone one by one before the pass is given up."""
 
@@ -53,7 +57,8 @@ class Attempt:
         self.gate = bisect.Gate()
         self.context = Context()
         self.edits = 0
-        self.saved: list[str] = []
+        self.remarks: list[str] = []
+        self.share = SHARES[0]
 
     def proven(self, model: Model) -> tuple[Exported, Step]:
         """Return the model after the pass, and what happened.
@@ -69,6 +74,8 @@ class Attempt:
             after, outcome = self._try(model, frozenset(culprits))
             if outcome.failure is None:
                 break
+            if self._go_less_far(outcome.failure):
+                continue
             culprit = self._culprit(model, outcome.failure, frozenset(culprits))
             if culprit is None or len(culprits) >= MOST_CULPRITS:
                 raise self._error(outcome.failure)
@@ -94,7 +101,7 @@ class Attempt:
             self.job.target,
             terms.seed,
             terms.threads,
-            terms.max_drop,
+            self.share * terms.max_drop,
             terms.metric,
             terms.custom_ops,
             self.gate,
@@ -130,6 +137,18 @@ class Attempt:
             return self.before, Outcome(drift=None if self.proof.unproven else 0.0)
         return after, self.proof.check(after, self.item.exact, focus)
 
+    def _go_less_far(self, failure: Failure) -> bool:
+        """Give a pass that adapts less of the drop; False if it does not, or had the least."""
+        left = [share for share in SHARES if share < self.share]
+        if failure.kind != "budget" or not self.item.adapts or not left:
+            return False
+        self.share = left[0]
+        self.remarks.append(
+            f"it was made to lose no more than {self.share * self.job.terms.max_drop:g}: with more,"
+            f" {failure.message}"
+        )
+        return True
+
     def _culprit(self, model: Model, failure: Failure, denied: frozenset[str]) -> str | None:
         made = tuple(self.gate.made)
         if not made or failure.kind in ("lied", "budget"):
@@ -160,7 +179,7 @@ class Attempt:
         text = f"{name}: {failure.message}\n\nEdits made:\n" + "\n".join(needed)
         feed = self.proof.feed(failure.focus[1] if failure.focus else 0)
         where = repro.save(folder, needed[-1], self.before, after, feed, text)
-        self.saved.append(f"the wrong edit {needed[-1]!r} can be looked at in {where}")
+        self.remarks.append(f"the wrong edit {needed[-1]!r} can be looked at in {where}")
 
     def _error(self, failure: Failure) -> OnnxoptError:
         name = self.item.name
@@ -195,7 +214,7 @@ class Attempt:
             outcome,
             counts,
             {op: n for op, n in deltas.items() if n},
-            (*self.context.notes, *self.saved),
+            (*self.context.notes, *self.remarks),
             dict(self.context.untouched),
             dict(self.context.evidence),
         )

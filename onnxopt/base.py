@@ -88,6 +88,11 @@ class Pass(ABC):
     calibrated: ClassVar[bool] = False
     followed: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def adapts(self) -> bool:
+        """Whether it chooses how far to go by `ctx.max_drop`, and goes less far if that is less."""
+        return False
+
     def survey(self, model: Model, ctx: Context) -> dict[str, Any]:
         """Return what the pass sees in a model, for `onnxopt inspect`; mostly nothing."""
         return {}

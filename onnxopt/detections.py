@@ -118,6 +118,15 @@ def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     return found
 
 
+def weight(table: np.ndarray) -> float:
+    """Return the weights of all that is detected in a table that `layout` knows, together."""
+    anchors = layout(table)
+    if anchors is None:
+        return 0.0
+    found = (detect(*image) for image in zip(*split(table, anchors), strict=True))
+    return float(sum(image.weights.sum() for image in found))
+
+
 def agreement(want: np.ndarray, got: np.ndarray) -> float:
     """Return the share of all detections, by weight, that two tables have in common.
 

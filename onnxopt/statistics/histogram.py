@@ -16,9 +16,12 @@ apart: they are on every grid, cost nothing, and after a Relu are most of the te
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+
+Function = Callable[[np.ndarray], np.ndarray]
 
 BINS = 2048
 
@@ -27,6 +30,12 @@ TAIL = 1e-5
 
 SHRINK = np.linspace(1.0, 0.1, 46)
 """Fractions of the range that `mse` and `entropy` try on each side."""
+
+
+def itself(x: np.ndarray) -> np.ndarray:
+    """Return the argument: errors count where they are made."""
+    return x
+
 
 METHODS = ("minmax", "average", "percentile", "mse", "entropy")
 
@@ -97,16 +106,19 @@ class Histogram:
         """The middles of the bins."""
         return self.start + (np.arange(BINS) + 0.5) * self.width
 
-    def span(self, method: str, levels: int = 256) -> tuple[float, float]:
+    def span(
+        self, method: str, levels: int = 256, through: Function = itself
+    ) -> tuple[float, float]:
         """Return the range that a method chooses; zero is in it.
 
         Args:
             method: One of the module's, or `auto`.
             levels: How many numbers the grid has.
+            through: An elementwise function: squared errors are those behind it.
         """
         if method == "auto":
-            ranges = [self.span(m, levels) for m in METHODS]
-            errors = [self.error(*r, levels) for r in ranges]
+            ranges = [self.span(m, levels, through) for m in METHODS]
+            errors = [self.error(*r, levels, through) for r in ranges]
             return ranges[int(np.argmin(errors))]
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         if not self.width or not np.isfinite(low + high):
@@ -116,35 +128,42 @@ class Histogram:
         elif method == "percentile":
             low, high = self._percentile(low, high)
         elif method == "mse":
-            low, high = self._least(low, high, levels)
+            low, high = self._least(low, high, levels, through)
         elif method == "entropy":
             low, high = self._entropy(low, high, levels)
         return min(low, 0.0), max(high, 0.0)
 
-    def error(self, low: float, high: float, levels: int = 256) -> float:
+    def error(
+        self, low: float, high: float, levels: int = 256, through: Function = itself
+    ) -> float:
         """Return the mean squared error that a range is expected to cause."""
         total = self.counts.sum() + self.zeros
-        found = self._expected(np.asarray([low]), np.asarray([high]), levels)
+        found = self._expected(np.asarray([low]), np.asarray([high]), levels, through)
         return float(found[0] / max(total, 1))
 
-    def _expected(self, lows: np.ndarray, highs: np.ndarray, levels: int) -> np.ndarray:
+    def _expected(
+        self, lows: np.ndarray, highs: np.ndarray, levels: int, through: Function
+    ) -> np.ndarray:
         """Return the summed squared errors of some ranges, shape (ranges,)."""
         steps = np.maximum((highs - lows) / (levels - 1), 1e-300)[:, None]
         x = self.centers[None]
         shift = np.rint(-lows[:, None] / steps)
         nearest = (np.clip(np.rint(x / steps) + shift, 0, levels - 1) - shift) * steps
         inside = (x >= lows[:, None]) & (x <= highs[:, None]) & (steps < 4 * self.width)
-        squares = np.where(inside, steps**2 / 12, (x - nearest) ** 2)
+        moved = through(x + steps / 2) - through(x - steps / 2)
+        squares = np.where(inside, moved**2 / 12, (through(x) - through(nearest)) ** 2)
         found: np.ndarray = squares @ self.counts
         return found
 
-    def _least(self, low: float, high: float, levels: int) -> tuple[float, float]:
+    def _least(
+        self, low: float, high: float, levels: int, through: Function
+    ) -> tuple[float, float]:
         """Shrink one bound after the other to where the squared error is least."""
         bounds = [low, high]
         for side in (1, 0, 1, 0) if low < 0 < high else (0 if low < 0 else 1,):
             tried = [np.full(SHRINK.size, bounds[0]), np.full(SHRINK.size, bounds[1])]
             tried[side] = (low, high)[side] * SHRINK
-            best = int(np.argmin(self._expected(tried[0], tried[1], levels)))
+            best = int(np.argmin(self._expected(tried[0], tried[1], levels, through)))
             bounds[side] = float(tried[side][best])
         return bounds[0], bounds[1]
 

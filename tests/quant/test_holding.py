@@ -8,6 +8,7 @@ import pytest
 
 from onnxopt.base import Context
 from onnxopt_passes.quant import holding
+from onnxopt_passes.quant.sensitivity import Search
 from onnxopt_passes.quant.trial import Found
 
 ERRORS = {"conv1": 0.001, "gate1": 0.03, "conv2": 0.001, "gate2": 0.03}
@@ -37,7 +38,7 @@ def _without_gate(kept, shares, price):
     return kept - {"gate2"} if shares else kept
 
 
-def _hold(monkeypatch, recut, quicker=False, timed=True, max_drop=0.01):
+def _hold(monkeypatch, recut, quicker=False, timed=True, max_drop=0.005, begin=None):
     asked = []
 
     def faster(before, after, trial, ctx, ratio):
@@ -47,8 +48,8 @@ def _hold(monkeypatch, recut, quicker=False, timed=True, max_drop=0.01):
 
     monkeypatch.setattr(holding, "faster", faster)
     units = [_unit(name) for name in ERRORS]
-    ctx = Context(max_drop=max_drop)
-    kept, _ = holding.hold(lambda names: set(names), units, Errors(), ctx, recut, timed)
+    search = Search(set, Errors(), max_drop, recut)
+    kept, _ = holding.hold(search, units, begin or set(ERRORS), {}, Context(), timed)
     return kept, asked
 
 

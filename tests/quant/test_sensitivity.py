@@ -38,12 +38,14 @@ def test_groups_are_regions_and_large_regions_are_split():
     assert sizes == [2, *[2] * 46, 1, 1]
 
 
+def _search(trial, limit, recut=sensitivity.drop_worst):
+    return sensitivity.Search(set, trial, limit, recut)
+
+
 def test_as_few_as_needed_go_back_found_by_bisection():
     errors = {f"n{i}": 0.001 * 2**i for i in range(10)}
     trial = Errors(errors)
-    kept, noise = sensitivity.hold(
-        lambda names: names, [[n] for n in errors], trial, 0.02, sensitivity.drop_worst
-    )
+    kept, noise = _search(trial, 0.02).shrink([[n] for n in errors])
     assert sum(errors[n] for n in kept) <= 0.02
     assert kept == {"n0", "n1", "n2", "n3"}
     assert noise == errors
@@ -52,14 +54,42 @@ def test_as_few_as_needed_go_back_found_by_bisection():
 
 def test_nothing_stays_where_nothing_holds():
     trial = Errors({"a": 1.0, "b": 1.0})
-    kept, _ = sensitivity.hold(
-        lambda names: names, [["a"], ["b"]], trial, 0.01, sensitivity.drop_worst
-    )
+    kept, _ = _search(trial, 0.01).shrink([["a"], ["b"]])
     assert kept == set()
 
 
 def test_all_stay_where_the_metric_holds():
-    kept, noise = sensitivity.hold(
-        lambda names: names, [["a"]], Errors({"a": 0.001}), 0.01, sensitivity.drop_worst
-    )
+    kept, noise = _search(Errors({"a": 0.001}), 0.01).shrink([["a"]])
     assert (kept, noise) == ({"a"}, {})
+
+
+def test_errors_that_are_known_are_not_measured_again():
+    trial = Errors({"a": 0.001, "b": 1.0})
+    trial.judge = None
+    kept, noise = _search(trial, 0.01).shrink([["a"], ["b"]], {"a": 1.0, "b": 0.001})
+    assert (kept, noise) == (set(), {"a": 1.0, "b": 0.001})
+
+
+def _keep(kept, shares, price):
+    return kept
+
+
+def test_what_went_with_others_comes_back_where_it_holds():
+    trial = Errors({"a": 0.001, "b": 0.002, "c": 0.02, "d": 0.006})
+    search = _search(trial, 0.01, _keep)
+    kept = search.regain({"a"}, [["a"], ["b"], ["c"], ["d"]], trial.errors)
+    assert kept == {"a", "b", "d"}
+
+
+def test_what_is_no_faster_does_not_come_back():
+    trial = Errors({"a": 0.001, "b": 0.002})
+    search = _search(trial, 0.01, lambda kept, shares, price: kept - {"b"})
+    assert search.regain({"a"}, [["a"], ["b"]], trial.errors) == {"a"}
+    assert trial.asked == []
+
+
+def test_only_so_many_are_tried(monkeypatch):
+    monkeypatch.setattr(sensitivity, "MOST", 2)
+    trial = Errors({f"n{i}": 0.001 * i for i in range(9)})
+    search = _search(trial, 1.0, _keep)
+    assert search.regain(set(), [[n] for n in trial.errors], trial.errors) == {"n0", "n1"}

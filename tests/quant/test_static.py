@@ -13,7 +13,7 @@ from onnxopt import deployed
 from onnxopt.model import Model
 from onnxopt.parity import compare
 from onnxopt.runtime import Session, Settings
-from onnxopt_passes.quant import Quant, gating, scheme
+from onnxopt_passes.quant import Quant, converter, gating, scheme
 from onnxopt_passes.quant.scheme import GRIDS
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -366,3 +366,57 @@ def test_a_recipe_can_be_edited(model, context, tmp_path):
     held = {t.name for t in after.proto.graph.initializer}
     assert "w1" in held
     assert "c2.weight" in held
+
+
+@pytest.mark.parametrize(("factor", "joined"), [(1.0, True), (1000.0, False)])
+def test_small_inputs_do_not_share_a_scale_with_large_ones(model, context, factor, joined):
+    built = model(
+        HEAD
+        + """g (float[1,8,12,12] x) => (float[1,16,12,12] y)
+<float[8,8,1,1] w1, float[8,8,1,1] w2> {
+   a = Conv(x, w1)
+   b = Conv(x, w2)
+   y = Concat<axis = 1>(a, b)
+}"""
+    )
+    weight = built.graph.nodes[0].inputs[1]
+    weight.values = weight.values * np.float32(factor)
+    ctx = context((1, 8, 12, 12), max_drop=1.0)
+    _, after, edits = _quantized(built, ctx)
+    assert edits == (3 if joined else 2)
+    nodes = {n.op_type: n for n in after.proto.graph.node}
+    assert (nodes["Concat"].output[0] == "y") != joined
+
+
+def test_what_loses_by_far_too_much_is_put_aside_before_the_rest_is_fitted(
+    model, context, monkeypatch
+):
+    built = model(
+        HEAD
+        + """g (float[1,8,12,12] x) => (float[1,8,12,12] y)
+<float[8,8,1,1] w1, float[8,8,1,1] w2, float[8,8,3,3] w3> {
+   a = Conv(x, w1)
+   s = Sigmoid(a)
+   m = Mul(a, s)
+   b = Conv(m, w2)
+   y = Conv<pads = [1,1,1,1]>(b, w3)
+}"""
+    )
+    large, small = (built.graph.nodes[i].inputs[1] for i in (0, 3))
+    factors = np.where(np.arange(8) == 0, 3000, 1).astype(np.float32)  # one channel drowns others
+    large.values = large.values * factors[:, None, None, None]
+    small.values = small.values / factors[None, :, None, None]
+    seen = []
+    recover = converter.Converter._recover
+
+    def watched(self, able):
+        seen.append((set(self.plan.chosen), set(able)))
+        recover(self, able)
+
+    monkeypatch.setattr(converter.Converter, "_recover", watched)
+    monkeypatch.setattr(converter.sensitivity, "GROUPS", 5)
+    _quantized(built, context((1, 8, 12, 12), max_drop=0.02))
+    ((chosen, able),) = seen
+    assert able == {"a", "s", "m", "b", "y"}
+    assert "y" in chosen
+    assert not {"a", "m"} <= chosen

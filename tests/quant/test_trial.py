@@ -10,6 +10,7 @@ from onnxopt.base import Context
 from onnxopt.metrics import Metric
 from onnxopt.model import Model
 from onnxopt.samples.base import Sample, Samples
+from onnxopt_passes.quant import trial as module
 from onnxopt_passes.quant.trial import Trial
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]>
@@ -77,7 +78,7 @@ def test_a_drop_is_not_looked_at_further_once_it_is_too_large(monkeypatch):
     monkeypatch.setattr(trial, "metric", counted)
     assert whole > 0.3
     assert 0.1 < trial.drop(_reader(-1), 0.1) <= whole
-    assert len(runs) < len(trial.kept)
+    assert len(runs) < len(trial.scores)
 
 
 def test_drops_are_taken_on_all_samples_and_noise_on_few():
@@ -95,19 +96,45 @@ g (float[1,4,20] boxes, float[1,2,20] scores) => (float[1,6,20] y)
 }"""
 
 
-def test_scores_beside_boxes_of_pixels_have_a_noise_of_their_own():
-    def make(scale):
-        return Model.from_proto(onnx.parser.parse_model(DETECTOR % scale)).export()
+def _detector(scale):
+    return Model.from_proto(onnx.parser.parse_model(DETECTOR % scale)).export()
 
+
+def _detecting_trial(*highest):
+    """Return a trial whose samples have scores up to these."""
     rng = np.random.default_rng(0)
     feeds = [
         {
             "boxes": rng.uniform(20, 300, (1, 4, 20)).astype(np.float32),
-            "scores": rng.uniform(0, 0.9, (1, 2, 20)).astype(np.float32),
+            "scores": rng.uniform(0, high, (1, 2, 20)).astype(np.float32),
         }
-        for _ in range(4)
+        for high in highest
     ]
-    trial = Trial(make(1), Samples(lambda: [lambda f=f: Sample(f) for f in feeds], "h"), Context())
+    samples = Samples(lambda: [lambda f=f: Sample(f) for f in feeds], "here")
+    return Trial(_detector(1), samples, Context())
+
+
+def test_scores_beside_boxes_of_pixels_have_a_noise_of_their_own():
+    trial = _detecting_trial(*[0.9] * 4)
     assert trial.metric.name == "detections"
-    assert trial.judge(make(0.9)).noise == pytest.approx(0.01, rel=1e-3)
-    assert trial.judge(make(0.9)).drop >= 0.005 * 2 / 3 - 1e-6
+    assert trial.judge(_detector(0.9)).noise == pytest.approx(0.01, rel=1e-3)
+    assert trial.judge(_detector(0.9)).drop >= 0.005 * 2 / 3 - 1e-6
+
+
+def test_samples_with_the_most_to_detect_come_first():
+    trial = _detecting_trial(0.1, 0.3, 0.9)
+    assert trial.feed["scores"].max() > 0.3
+    one = trial.judge(_detector(0.3), 1).drop
+    assert one > trial.judge(_detector(0.3), 3).drop > 0
+
+
+def test_images_with_nothing_on_them_say_nothing_of_noise():
+    trial = _detecting_trial(0.9, 1e-4)
+    moved = [trial._samples(), trial._samples()]  # the second image is all wrong, and near zero
+    assert [v["scores"].max() > 0.3 for v, *_ in moved[0]] == [True, False]
+    sums = module._Sums(trial)
+    for (_, want, label), factor in zip(moved[1], (0.99, -1.0), strict=True):
+        y = want["y"].copy()
+        y[:, 4:] *= np.float32(factor)
+        sums.add({"y": y}, want, label)
+    assert sums.noise() == pytest.approx(1e-4, rel=0.02)

@@ -98,6 +98,11 @@ class Prune(Pass):
         if self.min_channels < 1:
             raise ValueError("min_channels must be at least 1")
 
+    @property
+    def adapts(self) -> bool:
+        """Whether the cut is the largest with which the score holds: neither told nor read."""
+        return self.plan is None and all(getattr(self, kind) is None for kind in BUDGETS)
+
     def run(self, model: Model, ctx: Context) -> int:  # noqa: D102
         if self.criterion != "obs":
             named(self.criterion)  # a wrong name fails before any work

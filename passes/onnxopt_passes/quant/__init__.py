@@ -80,6 +80,11 @@ class Quant(Pass):
         if reason:
             raise ValueError(reason)
 
+    @property
+    def adapts(self) -> bool:
+        """Whether nodes are chosen by how far the score may fall: not by a recipe."""
+        return self.mode not in options.HALF and self.recipe is None
+
     def survey(self, model: Model, ctx: Context) -> dict[str, Any]:
         """Return how sensitive the model is to quantization, node by node."""
         return survey.survey(model, self, ctx)

@@ -3,10 +3,12 @@
 1  ranges of all tensors at units, from the fitting part of the calibration samples
 2  all units in integers; what onnxruntime does not fuse goes back to float (audit)
 3  units timed in float and in integers; the cheapest plan by a minimum cut, timed as a whole
-4  biases and integers of weights fitted, wherever the noise on the trying part falls
-5  while the metric falls too far there: the error of each group of units alone, as a penalty in the
+4  what loses by far too much put aside: the error of each group of units alone, as a penalty in the
 same cut, at a rising price
-6  the plan is kept only if the whole model is faster than before
+5  biases and integers of weights fitted, wherever the noise on the trying part falls
+6  while the metric falls too far there, more goes back to float as in 4; what was put aside comes
+back where the metric holds with it
+7  the plan is kept only if the whole model is faster than before
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from onnxopt_passes.quant import (
     sensitivity,
     static,
     static_fit,
+    through,
     units,
 )
 from onnxopt_passes.quant.plan import Plan
@@ -45,7 +48,6 @@ if TYPE_CHECKING:
     from onnxopt.base import Context
     from onnxopt.model import Exported
     from onnxopt.samples import Samples
-    from onnxopt.statistics import Histogram
     from onnxopt_passes.quant import Quant
     from onnxopt_passes.quant.layer_fit import Won
     from onnxopt_passes.quant.trial import Trial
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
 
 ROUNDS = 4
 """How often the audit takes units back."""
+
+UNRECOVERED = 2.0
+"""How much more than allowed a plan may lose before anything was won back."""
 
 PRODUCTS = ("MatMul", "Gemm")
 """Units that hybrid leaves to dynamic quantization."""
@@ -103,9 +108,12 @@ class Converter:
         self._audit()
         if self.options.timed and self.plan.chosen:
             self._time()
-        if self.options.recover == "auto" and self.plan.chosen:
-            self._recover()
-        self._hold()
+        able = set(self.plan.chosen)
+        noises: dict[str, float] = {}
+        if self.options.recover == "auto" and able:
+            noises = self._weed()
+            self._recover(able)
+        self._hold(able, noises)
         return self.plan
 
     def adopt(self, plan: Plan) -> None:
@@ -164,7 +172,7 @@ class Converter:
             if bad:
                 self.plan.leave({unit.name}, f"tensor {bad[0]!r} holds {trouble[bad[0]]}")
         recipe = Recipe(
-            self._spans(histograms, self.plan.method),
+            through.spans(self.found, histograms, self.plan.method),
             GRIDS[self._activations()],
             GRIDS[self.options.weights],
             self.options.granularity != "tensor",
@@ -176,23 +184,23 @@ class Converter:
             narrow = {name: saturation.limits(known[name], met[name]) for name in met}
             recipe = replace(recipe, narrow=narrow, met=met)
         self.recipe = recipe
-        if compare and self.plan.method == "auto":
-            self._compare_methods(histograms)
+        drowned = {u.name for u in self.found if static.steps(u, recipe) < static.LEAST_STEPS}
+        self.plan.leave(drowned, "an input is too small for the scale of the others")
+        whole = replace(recipe, ranges=through.spans(self.found, histograms, "minmax"))
+        self.recipes = {self.plan.method: recipe, "minmax": whole}
+        if compare:
+            self._compare_methods()
 
-    @staticmethod
-    def _spans(histograms: Mapping[str, Histogram], method: str) -> dict[str, tuple[float, float]]:
-        return {name: h.span(method) for name, h in histograms.items() if not h.trouble}
-
-    def _compare_methods(self, histograms: Mapping[str, Histogram]) -> None:
+    def _compare_methods(self) -> None:
         """Clip only if outputs are nearer to the source's than without clipping."""
-        clipped = self.recipe
-        whole = replace(clipped, ranges=self._spans(histograms, "minmax"))
-        noises = [
-            self.trial.judge(self.build(self.plan.chosen, r), sensitivity.FEW).noise
-            for r in (clipped, whole)
-        ]
-        if noises[1] < noises[0]:
-            self.recipe, self.plan.method = whole, "minmax"
+        if self.options.method != "auto":
+            return
+        noises = {
+            method: self.trial.judge(self.build(self.plan.chosen, r), sensitivity.FEW).noise
+            for method, r in self.recipes.items()
+        }
+        self.plan.method = min(noises, key=noises.__getitem__)
+        self.recipe = self.recipes[self.plan.method]
 
     def _activations(self) -> str:
         if self.options.activations != "auto":
@@ -259,15 +267,37 @@ class Converter:
         """Go on with another model of the same units."""
         self.model, self.source, self.found = other.model, other.source, other.found
 
-    def _recover(self) -> None:
-        """Correct biases and refine integers, wherever that lowers the noise on the trying part."""
-        fit = static_fit.read(self.model, self._chosen(), self.recipe, self.fit, self.ctx)
+    def _weed(self) -> dict[str, float]:
+        """Put aside what is so inexact that it drowns what is won elsewhere; return all errors.
+
+        They are measured if there is something to put aside.
+        """
+        search = self._search(UNRECOVERED)
+        kept, noises = search.shrink(sensitivity.groups(self._chosen()))
+        if kept and noises:
+            self.plan.chosen = kept
+            self._compare_methods()
+        return noises
+
+    def _search(self, slack: float = 1.0) -> sensitivity.Search:
+        limit = slack * CAUTION * self.ctx.max_drop
+        return sensitivity.Search(self.build, self.trial, limit, self._recut)
+
+    def _recover(self, able: set[str]) -> None:
+        """Correct biases and refine integers, wherever that lowers the noise on the trying part.
+
+        What was put aside is fitted too; where it comes back, it does so with all corrections.
+        """
+        found = [u for u in self.found if u.name in able]
+        fit = static_fit.read(self.model, found, self.recipe, self.fit, self.ctx)
         chosen = self.plan.chosen
 
         def build(won: Won) -> Exported:
             return self.build(chosen, self._with(won))
 
-        self.plan.recovered |= fit.search("static", build, chosen, self.trial, self.ctx)
+        recovered = fit.search("static", build, chosen, self.trial, self.ctx)
+        aside = fit.items.keys() & (able - chosen)
+        self.plan.recovered |= {step: names | aside for step, names in recovered.items()}
         self.recipe = self._with(fit.won(self.plan.recovered))
 
     def _with(self, won: Won) -> Recipe:
@@ -289,17 +319,14 @@ class Converter:
         barred = {u.name: np.inf for u in self.found if u.name not in kept}
         return cut.cheapest(self.found, times, {**(penalty or {}), **barred})
 
-    def _hold(self) -> None:
+    def _hold(self, able: set[str], noises: Mapping[str, float]) -> None:
         """Give units back to float until the metric holds on the trying part."""
+        begin, self.plan.chosen = self.plan.chosen, able
+        timed = self.times is not None
         kept, self.plan.noise = holding.hold(
-            self.build,
-            self._chosen(),
-            self.trial,
-            self.ctx,
-            self._recut,
-            timed=self.times is not None,
+            self._search(), self._chosen(), begin, noises, self.ctx, timed
         )
-        self.plan.leave(self.plan.chosen - kept, "it costs too much accuracy")
+        self.plan.leave(able - kept, "it costs too much accuracy")
         if self.times is not None and self.plan.noise:
             self._settle(self.times)
 

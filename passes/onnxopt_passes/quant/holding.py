@@ -10,16 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnxopt import runtime
-from onnxopt.margins import CAUTION
 from onnxopt.runtime import Session, Settings
 from onnxopt_passes.quant import sensitivity
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from onnxopt.base import Context
     from onnxopt.model import Exported
-    from onnxopt_passes.quant.sensitivity import Build, Recut
+    from onnxopt_passes.quant.sensitivity import Search
     from onnxopt_passes.quant.trial import Trial
     from onnxopt_passes.quant.units import Unit
 
@@ -31,31 +30,35 @@ CLEARLY = 0.97
 
 
 def hold(
-    build: Build, chosen: Sequence[Unit], trial: Trial, ctx: Context, recut: Recut, timed: bool
+    search: Search,
+    able: Sequence[Unit],
+    begin: Collection[str],
+    noises: Mapping[str, float],
+    ctx: Context,
+    timed: bool,
 ) -> tuple[set[str], dict[str, float]]:
     """Return the units that stay in integers, and what was measured of their errors.
 
     Args:
-        build: Makes a candidate.
-        chosen: Units in integers to begin with.
-        trial: What candidates are held to.
+        search: What candidates are held to.
+        able: Units that may be in integers.
+        begin: Names of those to begin with.
+        noises: Errors of all that are able, where they were measured before.
         ctx: The run.
-        recut: Chooses what stays at a price of error.
         timed: Whether times of units are known.
     """
-    limit = CAUTION * ctx.max_drop
-
-    def found(units: Sequence[Unit]) -> tuple[set[str], dict[str, float]]:
-        return sensitivity.hold(build, sensitivity.groups(units), trial, limit, recut)
-
-    kept, noise = found(chosen)
-    if not timed or len(kept) == len(chosen):
+    parts = sensitivity.groups(able)
+    first = [[name for name in part if name in begin] for part in parts]
+    kept, noise = search.shrink([part for part in first if part], noises)
+    if not timed or len(kept) == len(able):
         return kept, noise
-    alone = recut({u.name for u in chosen if u.weighted}, {}, 0.0)
-    other, other_noise = found([u for u in chosen if u.name in alone])
+    if kept and noise.keys() >= {u.name for u in able}:
+        kept = search.regain(kept, parts, noise)
+    alone = search.recut({u.name for u in able if u.weighted}, {}, 0.0)
+    other, other_noise = search.shrink(sensitivity.groups([u for u in able if u.name in alone]))
     if not other or other == kept:
         return kept, noise
-    if kept and not faster(build(kept), build(other), trial, ctx, CLEARLY)[0]:
+    if kept and not faster(search.build(kept), search.build(other), search.trial, ctx, CLEARLY)[0]:
         return kept, noise
     return other, other_noise
 

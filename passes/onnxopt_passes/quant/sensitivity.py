@@ -5,11 +5,13 @@ on samples that nothing was fitted to. A group is a region of units that read ea
 or a run of them where a region is large, so that large models take no longer than small ones.
 
 Each price of error gives a cheapest plan, and plans shrink as the price rises: the largest that
-holds is found by bisection.
+holds is found by bisection. Errors that were measured alone do not add up, and a step of the price
+can take many groups at once: those between the two last plans are tried one by one.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -33,8 +35,11 @@ if TYPE_CHECKING:
 GROUPS = 48
 """Groups whose errors are measured, about."""
 
-FEW = 4
+FEW = 8
 """Samples for the error of one group."""
+
+MOST = 16
+"""Groups that are tried one by one, those of least error first."""
 
 PRICES = tuple(0.02 * 1.4**i for i in range(24))
 """What all error costs together, in units of the time that integers save."""
@@ -57,49 +62,89 @@ def groups(found: Sequence[Unit]) -> Groups:
     return sorted(split, key=lambda names: order[names[0]])
 
 
-def errors(build: Build, parts: Groups, trial: Trial) -> dict[str, float]:
-    """Return the noise that each unit causes alone; units of a group share theirs evenly."""
-    found: dict[str, float] = {}
-    for part in parts:
-        noise = trial.judge(build(part), FEW).noise
-        found.update(dict.fromkeys(part, noise / len(part)))
-    return found
+@dataclass(frozen=True)
+class Search:
+    """Looks for the most integers that a metric holds with.
 
-
-def hold(
-    build: Build, parts: Groups, trial: Trial, limit: float, recut: Recut
-) -> tuple[set[str], dict[str, float]]:
-    """Give units back to float, worst first by error and time, until the metric holds.
-
-    Args:
+    Attributes:
         build: Makes a candidate.
-        parts: Units in integers to begin with, by groups.
         trial: What candidates are held to.
         limit: How far the metric may fall.
         recut: Chooses what stays at a price of error.
-
-    Returns:
-        The units that stay in integers, none if no plan holds, and the errors if they were needed.
     """
-    chosen = {name for part in parts for name in part}
-    if not chosen or trial.drop(build(chosen), limit) <= limit:
-        return chosen, {}
-    noises = errors(build, parts, trial)
-    total = sum(noises.values()) or 1.0
-    shares = {name: noise / total for name, noise in noises.items()}
-    plans: list[set[str]] = [chosen]
-    for price in PRICES:
-        left = recut(plans[-1], shares, price)
-        if left != plans[-1]:
-            plans.append(left)
-    fails, holds = 0, len(plans)
-    while holds - fails > 1:
-        middle = (fails + holds) // 2
-        if not plans[middle] or trial.drop(build(plans[middle]), limit) <= limit:
-            holds = middle
-        else:
-            fails = middle
-    return (plans[holds] if holds < len(plans) else set()), noises
+
+    build: Build
+    trial: Trial
+    limit: float
+    recut: Recut
+
+    def holds(self, plan: set[str]) -> bool:
+        """Whether the metric falls by no more than the limit."""
+        return not plan or self.trial.drop(self.build(plan), self.limit) <= self.limit
+
+    def errors(self, parts: Groups) -> dict[str, float]:
+        """Return the noise that each unit causes alone; units of a group share theirs evenly."""
+        found: dict[str, float] = {}
+        for part in parts:
+            noise = self.trial.judge(self.build(part), FEW).noise
+            found.update(dict.fromkeys(part, noise / len(part)))
+        return found
+
+    def shrink(
+        self, parts: Groups, noises: Mapping[str, float] | None = None
+    ) -> tuple[set[str], dict[str, float]]:
+        """Give units back to float, worst first by error and time, until the metric holds.
+
+        Args:
+            parts: Units in integers to begin with, by groups.
+            noises: Their errors, where they were measured before.
+
+        Returns:
+            The units that stay in integers, none if no plan holds, and the errors if they were
+            needed, or were given.
+        """
+        chosen = {name for part in parts for name in part}
+        if not chosen or self.holds(chosen):
+            return chosen, dict(noises or {})
+        noises = noises or self.errors(parts)
+        total = sum(noises[name] for name in chosen) or 1.0
+        shares = {name: noises[name] / total for name in chosen}
+        plans: list[set[str]] = [chosen]
+        for price in PRICES:
+            left = self.recut(plans[-1], shares, price)
+            if left != plans[-1]:
+                plans.append(left)
+        fails, holds = 0, len(plans)
+        while holds - fails > 1:
+            middle = (fails + holds) // 2
+            if self.holds(plans[middle]):
+                holds = middle
+            else:
+                fails = middle
+        return (plans[holds] if holds < len(plans) else set()), dict(noises)
+
+    def regain(self, kept: set[str], parts: Groups, noises: Mapping[str, float]) -> set[str]:
+        """Try groups that went to float one by one, those of least error first.
+
+        Args:
+            kept: Units in integers, with which the metric holds.
+            parts: All units that may be.
+            noises: Their errors.
+
+        Returns:
+            What of it is faster in integers and holds, with what was kept.
+        """
+        lost = [names for part in parts if (names := set(part) - kept)]
+        lost.sort(key=lambda names: (sum(noises[name] for name in names), min(names)))
+        left = MOST
+        for names in lost:
+            wider = self.recut(kept | names, {}, 0.0)
+            if wider <= kept or not left:
+                continue
+            left -= 1
+            if self.holds(wider):
+                kept = wider
+        return kept
 
 
 def drop_worst(kept: set[str], shares: Mapping[str, float], price: float) -> set[str]:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 LARGEST_BIAS = 2.0**30
 """Steps that a bias may take of int32; the accumulator needs the rest."""
 
+LEAST_STEPS = 16
+"""Steps of a concatenation's scale that each of its inputs spans, at least: 4 of the 8 bits."""
+
 FULL = 127
 """The largest magnitude of int8 that is used."""
 
@@ -73,6 +76,18 @@ def tensors(found: Collection[Unit]) -> list[str]:
         names.update(dict.fromkeys(t.name for t in unit.inputs))
         names[unit.output.name] = None
     return list(names)
+
+
+def steps(unit: Unit, recipe: Recipe) -> float:
+    """Return how many steps of its output's scale the smallest input of a concatenation spans.
+
+    Infinite for other units, and where a range is not known.
+    """
+    tensors = [unit.output, *unit.inputs]
+    if unit.node.op != "Concat" or any(t.name not in recipe.ranges for t in tensors):
+        return np.inf
+    whole, *parts = (float(np.ptp(recipe.ranges[t.name])) for t in tensors)
+    return min(parts) / whole * (2**recipe.activations.bits - 1) if whole else np.inf
 
 
 def weight_params(

@@ -16,9 +16,8 @@ small.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +29,8 @@ from onnxopt.runtime import CannotRun, Session, Settings
 from onnxopt.spool import Spool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from onnxopt.base import Context
     from onnxopt.model import Exported
     from onnxopt.parity import Outputs
@@ -47,6 +48,10 @@ LEAST_LOG = -14.0
 TABLES = 2 / 3
 """Share of the drop by noise that counts where detections are scored too: few samples may have any,
 but where some have, their score says more than noise does."""
+
+SPARSE = "detections"
+"""The metric of outputs that are zero but for a few places, and on most samples for none: noise is
+that of all samples together, and those with the most to detect come first."""
 
 WATCHED = ("cosine", "detections", "logits", "segments")
 """Metrics beside which the worst output by its noise counts, where they were not asked for."""
@@ -109,34 +114,42 @@ class Trial:
 
     def __init__(self, source: Exported, samples: Samples, ctx: Context) -> None:
         self.settings = Settings(True, ctx.threads, ctx.custom_ops)
-        self.kept = Spool()
-        self.scores: list[float] = []
+        self._kept = Spool()
+        scores: list[float] = []
+        seen: list[float] = []
         session = Session(source, self.settings)
         metric = None
         for sample in samples:
             outputs = session.run(sample.feed)
             if metric is None:
                 metric = metrics.choose(ctx.metric, outputs, sample.label is not None)
-            self.kept.append((sample.feed, outputs, sample.label))
-            self.scores.append(metric.score(outputs, outputs, sample.label))
+            self._kept.append((sample.feed, outputs, sample.label))
+            scores.append(metric.score(outputs, outputs, sample.label))
+            seen.append(_seen(outputs) if metric.name == SPARSE else 0.0)
         if metric is None:
             raise SamplesError(f"{samples.source}: too few samples to try a quantized model on")
         self.metric = metric
+        self._order = sorted(range(len(seen)), key=lambda i: -seen[i])
+        self.scores = [scores[i] for i in self._order]
         self.unnamed = ctx.metric is None
         self.few = int(np.clip(CHECK_MACS / _work(source, self.feed), 4, 256))
 
     @property
     def feed(self) -> dict[str, np.ndarray]:
         """The first sample's inputs."""
-        feed: dict[str, np.ndarray] = self.kept[0][0]
+        feed: dict[str, np.ndarray] = self._kept[self._order[0]][0]
         return feed
+
+    def _samples(self, most: int | None = None) -> Iterator[tuple[Any, ...]]:
+        """Yield inputs, outputs of the source and label of the first samples, or of all."""
+        return (self._kept[i] for i in self._order[:most])
 
     def judge(self, candidate: Exported, most: int | None = None) -> Found:
         """Run a candidate on the first samples: `most` of them, or `few`."""
         found = _Sums(self)
         try:
             session = Session(candidate, self.settings)
-            for feed, want, label in itertools.islice(self.kept, most or self.few):
+            for feed, want, label in self._samples(most or self.few):
                 found.add(session.run(feed), want, label)
         except CannotRun:
             return Found(float("inf"), float("inf"))
@@ -151,10 +164,10 @@ class Trial:
         found = _Sums(self, noisy=False)
         try:
             session = Session(candidate, self.settings)
-            for feed, want, label in self.kept:
+            for feed, want, label in self._samples():
                 found.add(session.run(feed), want, label)
-                if self.metric.name in metrics.CAPPED and found.lost() > limit * len(self.kept):
-                    return found.lost() / len(self.kept)
+                if self.metric.name in metrics.CAPPED and found.lost() > limit * len(self.scores):
+                    return found.lost() / len(self.scores)
         except CannotRun:
             return float("inf")
         return found.drop()
@@ -167,7 +180,8 @@ class _Sums:
         self._trial, self._noisy = trial, noisy
         self._noise: list[float] = []
         self._scores: list[float] = []
-        self._margins, self._worst = Margins(trial.metric.name), _Worst()
+        self._margins, self._summed = Margins(trial.metric.name), _Summed()
+        self._sparse = trial.metric.name == SPARSE
         self._watched = trial.unnamed and trial.metric.name in WATCHED
 
     def add(self, got: Outputs, want: Outputs, label: np.ndarray | None) -> None:
@@ -175,16 +189,16 @@ class _Sums:
         metric = self._trial.metric
         self._scores.append(metric.score(got, want, label))
         self._margins.add(want, got)
-        if metric.name in ("sequence", "detections"):
+        if metric.name in ("sequence", SPARSE):
             want, got = _smooth(want, got, metric.name)
-        if self._noisy:
+        if self._noisy and not self._sparse:
             self._noise.append(relative(want, got))
-        if self._watched:
-            self._worst.add(want, got)
+        if self._watched or self._sparse:
+            self._summed.add(want, got)
 
     def noise(self) -> float:
-        """Return the mean noise of outputs."""
-        return float(np.mean(self._noise))
+        """Return the mean noise of outputs; where they are sparse it is that of all samples."""
+        return float(np.mean(self._summed.noises() if self._sparse else self._noise))
 
     def lost(self) -> float:
         """Return by how much the sum of scores fell."""
@@ -195,11 +209,11 @@ class _Sums:
         drop = max(self.lost() / len(self._scores), self._margins.drop())
         if not self._watched:
             return drop
-        share = TABLES if self._trial.metric.name == "detections" else 1.0
-        return max(drop, share * self._worst.drop())
+        share = TABLES if self._sparse else 1.0
+        return max(drop, share * 0.5 * max(self._summed.noises(), default=0.0))
 
 
-class _Worst:
+class _Summed:
     """Sums of squares of each float output, and of its errors."""
 
     def __init__(self) -> None:
@@ -217,10 +231,15 @@ class _Worst:
             sums = np.array([np.sum((x - y) ** 2), np.sum(x**2)])
             self._sums[name] = self._sums.get(name, np.zeros(2)) + sums
 
-    def drop(self) -> float:
-        """Return half of the noise of the worst output."""
-        found = [error / size for error, size in self._sums.values() if size]
-        return 0.5 * float(max(found, default=0.0))
+    def noises(self) -> list[float]:
+        """Return the noise of each output over all samples; outputs that are zero have none."""
+        return [float(error / size) for error, size in self._sums.values() if size]
+
+
+def _seen(outputs: Outputs) -> float:
+    """Return the sum of the weights of what is detected."""
+    found = readout.table(outputs)
+    return 0.0 if found is None else detections.weight(found[1])
 
 
 def _smooth(want: Outputs, got: Outputs, metric: str) -> tuple[Outputs, Outputs]:
@@ -229,7 +248,7 @@ def _smooth(want: Outputs, got: Outputs, metric: str) -> tuple[Outputs, Outputs]
     theirs: Outputs = {}
     others = dict(flat(got))
     for name, value in flat(want):
-        anchors = detections.layout(value) if metric == "detections" else None
+        anchors = detections.layout(value) if metric == SPARSE else None
         logs = metric == "sequence" and readout.distributed(value)
         for held, array in ((ours, value), (theirs, others[name])):
             if anchors is not None and array.shape == value.shape:
