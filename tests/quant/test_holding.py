@@ -49,7 +49,7 @@ def _hold(monkeypatch, recut, quicker=False, timed=True, max_drop=0.005, begin=N
     monkeypatch.setattr(holding, "faster", faster)
     units = [_unit(name) for name in ERRORS]
     search = Search(set, Errors(), max_drop, recut)
-    kept, _ = holding.hold(search, units, begin or set(ERRORS), {}, Context(), timed)
+    kept, _ = holding.hold(search, units, begin or set(ERRORS), Context(), timed)
     return kept, asked
 
 

@@ -63,13 +63,6 @@ def test_all_stay_where_the_metric_holds():
     assert (kept, noise) == ({"a"}, {})
 
 
-def test_errors_that_are_known_are_not_measured_again():
-    trial = Errors({"a": 0.001, "b": 1.0})
-    trial.judge = None
-    kept, noise = _search(trial, 0.01).shrink([["a"], ["b"]], {"a": 1.0, "b": 0.001})
-    assert (kept, noise) == (set(), {"a": 1.0, "b": 0.001})
-
-
 def _keep(kept, shares, price):
     return kept
 

@@ -3,11 +3,10 @@
 1  ranges of all tensors at units, from the fitting part of the calibration samples
 2  all units in integers; what onnxruntime does not fuse goes back to float (audit)
 3  units timed in float and in integers; the cheapest plan by a minimum cut, timed as a whole
-4  what loses by far too much put aside: the error of each group of units alone, as a penalty in the
-same cut, at a rising price
+4  if the metric is far off, the few groups of units that lose the most put aside
 5  biases and integers of weights fitted, wherever the noise on the trying part falls
-6  while the metric falls too far there, more goes back to float as in 4; what was put aside comes
-back where the metric holds with it
+6  while the metric falls too far there: the error of each group of units alone, as a penalty in the
+same cut, at a rising price; what is in float is then tried once more
 7  the plan is kept only if the whole model is faster than before
 """
 
@@ -59,6 +58,12 @@ ROUNDS = 4
 UNRECOVERED = 2.0
 """How much more than allowed a plan may lose before anything was won back."""
 
+LARGE = 0.1
+"""Share of the noise of all groups together from which on one is put aside at first."""
+
+SOME = 4
+"""Samples on which they are looked for."""
+
 PRODUCTS = ("MatMul", "Gemm")
 """Units that hybrid leaves to dynamic quantization."""
 
@@ -109,11 +114,10 @@ class Converter:
         if self.options.timed and self.plan.chosen:
             self._time()
         able = set(self.plan.chosen)
-        noises: dict[str, float] = {}
         if self.options.recover == "auto" and able:
-            noises = self._weed()
+            self._weed()
             self._recover(able)
-        self._hold(able, noises)
+        self._hold(able)
         return self.plan
 
     def adopt(self, plan: Plan) -> None:
@@ -267,20 +271,21 @@ class Converter:
         """Go on with another model of the same units."""
         self.model, self.source, self.found = other.model, other.source, other.found
 
-    def _weed(self) -> dict[str, float]:
-        """Put aside what is so inexact that it drowns what is won elsewhere; return all errors.
-
-        They are measured if there is something to put aside.
-        """
-        search = self._search(UNRECOVERED)
-        kept, noises = search.shrink(sensitivity.groups(self._chosen()))
-        if kept and noises:
+    def _weed(self) -> None:
+        """Put aside the few groups that drown what is won elsewhere, if the metric is far off."""
+        search, parts = self._search(), sensitivity.groups(self._chosen())
+        if replace(search, limit=UNRECOVERED * search.limit).holds(self.plan.chosen):
+            return
+        noises = search.errors(parts, SOME)
+        most = LARGE * sum(noises.values())
+        loud = {n for part in parts if sum(noises[x] for x in part) > most for n in part}
+        kept = self._recut(self.plan.chosen - loud, {}, 0.0) if loud else set()
+        if kept:
             self.plan.chosen = kept
             self._compare_methods()
-        return noises
 
-    def _search(self, slack: float = 1.0) -> sensitivity.Search:
-        limit = slack * CAUTION * self.ctx.max_drop
+    def _search(self) -> sensitivity.Search:
+        limit = CAUTION * self.ctx.max_drop
         return sensitivity.Search(self.build, self.trial, limit, self._recut)
 
     def _recover(self, able: set[str]) -> None:
@@ -319,13 +324,11 @@ class Converter:
         barred = {u.name: np.inf for u in self.found if u.name not in kept}
         return cut.cheapest(self.found, times, {**(penalty or {}), **barred})
 
-    def _hold(self, able: set[str], noises: Mapping[str, float]) -> None:
+    def _hold(self, able: set[str]) -> None:
         """Give units back to float until the metric holds on the trying part."""
         begin, self.plan.chosen = self.plan.chosen, able
         timed = self.times is not None
-        kept, self.plan.noise = holding.hold(
-            self._search(), self._chosen(), begin, noises, self.ctx, timed
-        )
+        kept, self.plan.noise = holding.hold(self._search(), self._chosen(), begin, self.ctx, timed)
         self.plan.leave(able - kept, "it costs too much accuracy")
         if self.times is not None and self.plan.noise:
             self._settle(self.times)

@@ -14,7 +14,7 @@ from onnxopt.runtime import Session, Settings
 from onnxopt_passes.quant import sensitivity
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
     from onnxopt.base import Context
     from onnxopt.model import Exported
@@ -33,7 +33,6 @@ def hold(
     search: Search,
     able: Sequence[Unit],
     begin: Collection[str],
-    noises: Mapping[str, float],
     ctx: Context,
     timed: bool,
 ) -> tuple[set[str], dict[str, float]]:
@@ -43,17 +42,16 @@ def hold(
         search: What candidates are held to.
         able: Units that may be in integers.
         begin: Names of those to begin with.
-        noises: Errors of all that are able, where they were measured before.
         ctx: The run.
         timed: Whether times of units are known.
     """
     parts = sensitivity.groups(able)
     first = [[name for name in part if name in begin] for part in parts]
-    kept, noise = search.shrink([part for part in first if part], noises)
+    kept, noise = search.shrink([part for part in first if part])
     if not timed or len(kept) == len(able):
         return kept, noise
-    if kept and noise.keys() >= {u.name for u in able}:
-        kept = search.regain(kept, parts, noise)
+    noise |= search.errors([part for part in parts if not noise.keys() >= set(part)])
+    kept = search.regain(kept, parts, noise) if kept else kept
     alone = search.recut({u.name for u in able if u.weighted}, {}, 0.0)
     other, other_noise = search.shrink(sensitivity.groups([u for u in able if u.name in alone]))
     if not other or other == kept:

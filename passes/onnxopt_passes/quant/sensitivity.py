@@ -82,33 +82,30 @@ class Search:
         """Whether the metric falls by no more than the limit."""
         return not plan or self.trial.drop(self.build(plan), self.limit) <= self.limit
 
-    def errors(self, parts: Groups) -> dict[str, float]:
+    def errors(self, parts: Groups, samples: int = FEW) -> dict[str, float]:
         """Return the noise that each unit causes alone; units of a group share theirs evenly."""
         found: dict[str, float] = {}
         for part in parts:
-            noise = self.trial.judge(self.build(part), FEW).noise
+            noise = self.trial.judge(self.build(part), samples).noise
             found.update(dict.fromkeys(part, noise / len(part)))
         return found
 
-    def shrink(
-        self, parts: Groups, noises: Mapping[str, float] | None = None
-    ) -> tuple[set[str], dict[str, float]]:
+    def shrink(self, parts: Groups) -> tuple[set[str], dict[str, float]]:
         """Give units back to float, worst first by error and time, until the metric holds.
 
         Args:
             parts: Units in integers to begin with, by groups.
-            noises: Their errors, where they were measured before.
 
         Returns:
             The units that stay in integers, none if no plan holds, and the errors if they were
-            needed, or were given.
+            needed.
         """
         chosen = {name for part in parts for name in part}
         if not chosen or self.holds(chosen):
-            return chosen, dict(noises or {})
-        noises = noises or self.errors(parts)
-        total = sum(noises[name] for name in chosen) or 1.0
-        shares = {name: noises[name] / total for name in chosen}
+            return chosen, {}
+        noises = self.errors(parts)
+        total = sum(noises.values()) or 1.0
+        shares = {name: noise / total for name, noise in noises.items()}
         plans: list[set[str]] = [chosen]
         for price in PRICES:
             left = self.recut(plans[-1], shares, price)
@@ -121,7 +118,7 @@ class Search:
                 holds = middle
             else:
                 fails = middle
-        return (plans[holds] if holds < len(plans) else set()), dict(noises)
+        return (plans[holds] if holds < len(plans) else set()), noises
 
     def regain(self, kept: set[str], parts: Groups, noises: Mapping[str, float]) -> set[str]:
         """Try groups that went to float one by one, those of least error first.
@@ -149,6 +146,8 @@ class Search:
 
 def drop_worst(kept: set[str], shares: Mapping[str, float], price: float) -> set[str]:
     """Take the worst units out, where no times are known: one, then ever more of what is left."""
+    if not price:
+        return kept
     step = 1 + PRICES.index(price)
     order = sorted(kept, key=lambda name: (-shares.get(name, 0.0), name))
     return set(order[1 + len(order) * step // len(PRICES) :])
