@@ -15,13 +15,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from onnxopt import rewrite, shapes
 from onnxopt.margins import CAUTION
 from onnxopt.model import Model
 from onnxopt.runtime import Settings
-from onnxopt.statistics import ranges
 from onnxopt_passes.quant import (
     audit,
     cut,
@@ -29,20 +26,19 @@ from onnxopt_passes.quant import (
     holding,
     placing,
     recovery,
-    saturation,
     sensitivity,
-    static,
     static_fit,
-    through,
     units,
 )
+from onnxopt_passes.quant.calibration import calibrate
 from onnxopt_passes.quant.plan import Plan
-from onnxopt_passes.quant.scheme import GRIDS
 from onnxopt_passes.quant.settle import Settler
 from onnxopt_passes.quant.static import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+
+    import numpy as np
 
     from onnxopt.base import Context
     from onnxopt.model import Exported
@@ -166,32 +162,21 @@ class Converter:
         return model.export()
 
     def _calibrate(self, compare: bool) -> None:
-        """Take ranges, leave out what is not finite, and find out whether clipping helps."""
-        names = static.tensors(self.found)
-        histograms = ranges.cached(self.model, names, self.fit, self.settings)
-        self.sizes = ranges.sizes(self.model, names, self.trial.feed, self.settings)
-        trouble = {n: h.trouble for n, h in histograms.items() if h.trouble}
-        for unit in self.found:
-            bad = [t.name for t in (*unit.inputs, unit.output) if t.name in trouble]
-            if bad:
-                self.plan.leave({unit.name}, f"tensor {bad[0]!r} holds {trouble[bad[0]]}")
-        recipe = Recipe(
-            through.spans(self.found, histograms, self.plan.method),
-            GRIDS[self._activations()],
-            GRIDS[self.options.weights],
-            self.options.granularity != "tensor",
+        """Take ranges, leave out what has none, and find out whether clipping helps."""
+        self.known = calibrate(
+            self.model,
+            self.found,
+            self.options,
+            self.plan.method,
+            self.cpu,
+            self.fit,
+            self.settings,
+            self.ctx.seed,
+            self.trial.feed,
         )
-        if self.cpu in ("x64", "generic") and recipe.activations.name == "uint8":
-            args = (self.model, self.found, recipe, self.fit, self.settings, self.ctx.seed)
-            met = saturation.met(*args)
-            known = {u.name: u for u in self.found}
-            narrow = {name: saturation.limits(known[name], met[name]) for name in met}
-            recipe = replace(recipe, narrow=narrow, met=met)
-        self.recipe = recipe
-        drowned = {u.name for u in self.found if static.steps(u, recipe) < static.LEAST_STEPS}
-        self.plan.leave(drowned, "an input is too small for the scale of the others")
-        whole = replace(recipe, ranges=through.spans(self.found, histograms, "minmax"))
-        self.recipes = {self.plan.method: recipe, "minmax": whole}
+        for name, reason in self.known.left.items():
+            self.plan.leave({name}, reason)
+        self.recipe = self.known.recipes[self.plan.method]
         if compare:
             self._compare_methods()
 
@@ -201,15 +186,10 @@ class Converter:
             return
         noises = {
             method: self.trial.judge(self.build(self.plan.chosen, r), sensitivity.FEW).noise
-            for method, r in self.recipes.items()
+            for method, r in self.known.recipes.items()
         }
         self.plan.method = min(noises, key=noises.__getitem__)
-        self.recipe = self.recipes[self.plan.method]
-
-    def _activations(self) -> str:
-        if self.options.activations != "auto":
-            return self.options.activations
-        return "int8" if self.cpu == "arm64" else "uint8"
+        self.recipe = self.known.recipes[self.plan.method]
 
     def _chosen(self) -> list[Unit]:
         return [u for u in self.found if u.name in self.plan.chosen]
@@ -227,7 +207,7 @@ class Converter:
         integers = self.build(self.plan.chosen, named=True)
         chosen = self._chosen()
         feed, threads = self.trial.feed, self.ctx.threads
-        self.times = audit.times(floats, integers, chosen, self.sizes, feed, threads)
+        self.times = audit.times(floats, integers, chosen, self.known.sizes, feed, threads)
         kept = self._recut(set(self.plan.chosen), {}, 0.0)
         settler = self._settler(self.times)
         kept, self.times = settler.open(kept, self.times, self._cut)
@@ -255,7 +235,7 @@ class Converter:
         kept.report(self.ctx, "static")
         if better:
             self._take(other)
-            self.plan, self.recipe, self.sizes = other.plan, other.recipe, other.sizes
+            self.plan, self.known, self.recipe = other.plan, other.known, other.recipe
             self.plan.recovered[equalize.STEP] = names
 
     def _equalized(self, factors: Mapping[str, np.ndarray], names: Collection[str]) -> Converter:
@@ -312,17 +292,11 @@ class Converter:
         """Return what stays in integers at a price of error."""
         if self.times is None:
             return sensitivity.drop_worst(kept, shares, price)
-        times = self.times
-        saved = sum(times.floats.get(n, 0.0) - t for n, t in times.integers.items())
-        penalty = {name: price * max(saved, 1.0) * shares.get(name, 0.0) for name in kept}
-        return self._cut(kept, times, penalty)
+        return cut.among(self.found, kept, self.times, shares, price)
 
-    def _cut(
-        self, kept: set[str], times: cut.Times, penalty: Mapping[str, float] | None = None
-    ) -> set[str]:
-        """Return the cheapest plan among units that are kept."""
-        barred = {u.name: np.inf for u in self.found if u.name not in kept}
-        return cut.cheapest(self.found, times, {**(penalty or {}), **barred})
+    def _cut(self, kept: set[str], times: cut.Times) -> set[str]:
+        """Return the fastest plan among units that are kept."""
+        return cut.among(self.found, kept, times)
 
     def _hold(self, able: set[str]) -> None:
         """Give units back to float until the metric holds on the trying part."""

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import networkx as nx
+import numpy as np
 
 from onnxopt import match
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from onnxopt_passes.quant.units import Unit
 
@@ -75,6 +76,28 @@ def cheapest(found: Sequence[Unit], times: Times, penalty: Mapping[str, float]) 
             _tie(network, unit, makers, taken, times)
     _, (inside, _) = nx.minimum_cut(network, INTEGERS, FLOAT)
     return {u.name for u in able if u.name in inside}
+
+
+def among(
+    found: Sequence[Unit],
+    kept: Collection[str],
+    times: Times,
+    shares: Mapping[str, float] | None = None,
+    price: float = 0.0,
+) -> set[str]:
+    """Return the cheapest plan among units that are kept.
+
+    Args:
+        found: All units of a graph.
+        kept: Names of those that may be in integers.
+        times: What they cost.
+        shares: The share of each in all error, by name.
+        price: What all error costs together, in units of the time that integers save.
+    """
+    saved = sum(times.floats.get(n, 0.0) - t for n, t in times.integers.items())
+    penalty = {name: price * max(saved, 1.0) * share for name, share in (shares or {}).items()}
+    barred = {u.name: np.inf for u in found if u.name not in kept}
+    return cheapest(found, times, {**penalty, **barred})
 
 
 def _taken(able: Sequence[Unit], times: Times) -> dict[int, str]:

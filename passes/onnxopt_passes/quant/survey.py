@@ -165,7 +165,7 @@ def _static(converter: Converter, floats: dict[str, str]) -> list[Candidate]:
     names = [u.name for u in found]
     before, after = (converter.build(some, named=True) for some in ((), names))
     feed, threads = converter.trial.feed, converter.ctx.threads
-    times = audit.times(before, after, found, converter.sizes, feed, threads)
+    times = audit.times(before, after, found, converter.known.sizes, feed, threads)
     return [
         Candidate(
             unit.name,
