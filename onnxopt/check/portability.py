@@ -82,7 +82,8 @@ def absolute_path(subject: Subject) -> Iterator[tuple[str, str]]:
     """A path of somebody's machine is written into the model.
 
     Exporters leave stack traces in metadata and doc strings. They make files differ from build to
-    build and tell where they were built. Clear `doc_string` and `metadata_props`.
+    build and tell where they were built. `clean` drops those of torch.onnx; clear others yourself,
+    in `doc_string` and `metadata_props`.
     """
     found: dict[str, int] = {}
     for text in _texts(subject):

@@ -1,11 +1,11 @@
 """`clean`: the same function in fewer nodes and bytes, for any model.
 
-A round runs, in this order: Constant nodes become initializers; local rules (identities,
-transposes, reshapes, concats, slices, choices between shapes); constant folding; Reshapes whose
-computed shape can be written down; Ifs and Loops that are decided; equal nodes, equal initializers;
-what is dead. Rounds are repeated until one changes nothing. Weights are flushed of subnormal values
-last, since that is to be done once; if it changes anything, rounds follow, for weights may be equal
-then.
+What exporters note for debugging goes first. Then a round runs, in this order: Constant nodes
+become initializers; local rules (identities, transposes, reshapes, concats, slices, choices between
+shapes); constant folding; Reshapes whose computed shape can be written down; Ifs and Loops that are
+decided; equal nodes, equal initializers; what is dead. Rounds are repeated until one changes
+nothing. Weights are flushed of subnormal values last, since that is to be done once; if it changes
+anything, rounds follow, for weights may be equal then.
 
 Parts take types, and which tensors are returned, as they were noted when the round began
 (`shapes.infer`, `links.restamp`).
@@ -36,6 +36,7 @@ from onnxopt_passes.clean.constants import flush, lift
 from onnxopt_passes.clean.dead import dead
 from onnxopt_passes.clean.duplicates import merge_constants, merge_nodes
 from onnxopt_passes.clean.fold import fold
+from onnxopt_passes.clean.notes import drop_notes
 from onnxopt_passes.clean.shape_math import settle
 
 if TYPE_CHECKING:
@@ -62,11 +63,14 @@ class Clean(Pass):
 
     Attributes:
         fold_limit: Do not fold what has an intermediate of more bytes than this.
+        notes: Whether to keep what exporters note of operators for debugging: stack traces and
+            names of modules.
     """
 
     name: ClassVar[str] = "clean"
 
     fold_limit: int = 16_777_216
+    notes: bool = False
 
     def __post_init__(self) -> None:
         if self.fold_limit < 0:
@@ -74,7 +78,8 @@ class Clean(Pass):
 
     def run(self, model: Model, ctx: Context) -> int:
         """Repeat all parts until none finds anything."""
-        total = self._rounds(model, ctx)
+        total = 0 if self.notes else drop_notes(model, ctx)
+        total += self._rounds(model, ctx)
         while made := flush(model, ctx):
             total += made + self._rounds(model, ctx)
         return total
