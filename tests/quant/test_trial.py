@@ -118,7 +118,7 @@ def test_scores_beside_boxes_of_pixels_have_a_noise_of_their_own():
     trial = _detecting_trial(*[0.9] * 4)
     assert trial.metric.name == "detections"
     assert trial.judge(_detector(0.9)).noise == pytest.approx(0.01, rel=1e-3)
-    assert trial.judge(_detector(0.9)).drop >= 0.005 * 2 / 3 - 1e-6
+    assert trial.judge(_detector(0.9)).drop >= 0.005 - 1e-6
 
 
 def test_samples_with_the_most_to_detect_come_first():

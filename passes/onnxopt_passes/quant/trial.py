@@ -45,10 +45,6 @@ DROP_MACS = 1e11
 LEAST_LOG = -14.0
 """Logarithms of probabilities below are not told apart."""
 
-TABLES = 2 / 3
-"""Share of the drop by noise that counts where detections are scored too: few samples may have any,
-but where some have, their score says more than noise does."""
-
 SPARSE = "detections"
 """The metric of outputs that are zero but for a few places, and on most samples for none: noise is
 that of all samples together, and those with the most to detect come first."""
@@ -209,8 +205,7 @@ class _Sums:
         drop = max(self.lost() / len(self._scores), self._margins.drop())
         if not self._watched:
             return drop
-        share = TABLES if self._sparse else 1.0
-        return max(drop, share * 0.5 * max(self._summed.noises(), default=0.0))
+        return max(drop, 0.5 * max(self._summed.noises(), default=0.0))
 
 
 class _Summed:
