@@ -146,3 +146,15 @@ def test_runs_of_outputs_give_what_the_whole_gives(monkeypatch):
         np.testing.assert_array_equal(parts.coded.integers, whole.coded.integers)
         np.testing.assert_array_equal(parts.coded.params.scale, whole.coded.params.scale)
         np.testing.assert_allclose(parts.offsets, whole.offsets, atol=1e-9)
+
+
+def test_what_a_layer_reads_does_not_depend_on_what_else_is_read(monkeypatch):
+    monkeypatch.setattr(readings, "ROWS", 8)  # of 25
+    model = _model(BRANCHES)
+    samples = _drawn((1, 4, 9, 9), 60)
+    layers = linear.find_all(model.graph)
+    third = layers[2]
+    one, all_ = (readings.read(model, some, samples, Settings()) for some in ([third], layers))
+    np.testing.assert_array_equal(
+        *(found[id(third.weight)].gram(biased=False) for found in (one, all_))
+    )

@@ -9,11 +9,12 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxopt import deployed
+from onnxopt import deployed, match, shapes
 from onnxopt.model import Model
 from onnxopt.parity import compare
 from onnxopt.runtime import Session, Settings
-from onnxopt_passes.quant import Quant, converter, gating, scheme
+from onnxopt_passes.quant import Quant, converter, gating, scheme, trial
+from onnxopt_passes.quant.plan import Plan
 from onnxopt_passes.quant.scheme import GRIDS
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -420,3 +421,25 @@ def test_what_loses_by_far_too_much_is_put_aside_before_the_rest_is_fitted(
     assert able == {"a", "s", "m", "b", "y"}
     assert "y" in chosen
     assert not {"a", "m"} <= chosen
+
+
+def test_a_recipe_without_clipping_keeps_the_same_channels_narrow(model, context):
+    built = model(RESIDUAL)
+    shapes.infer(built)
+    match.stamp(built.graph)
+    ctx = context((1, 8, 12, 12))
+    source = built.export()
+    fit, check = trial.parts(ctx.calibration, source, 0)
+
+    def made():
+        held = trial.Trial(source, check, ctx)
+        return converter.Converter(built, Quant(mode="static"), ctx, "x64", fit, held)
+
+    first, second = made(), made()
+    found = first.able()
+    second.adopt(Plan("minmax", {u.name for u in found}))
+    whole = first.known.recipes["minmax"]
+    assert second.recipe.ranges == whole.ranges != first.known.recipes["auto"].ranges
+    assert whole.narrow
+    for name, most in whole.narrow.items():
+        np.testing.assert_array_equal(second.recipe.narrow[name], most)

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from onnxopt_passes.quant import Quant
     from onnxopt_passes.quant.units import Unit
 
+MINMAX = "minmax"
+"""How ranges are chosen too, whatever the method: the least and the largest value."""
+
 
 @dataclass(frozen=True)
 class Calibration:
     """What was found.
 
     Attributes:
-        recipes: Numbers by how ranges were chosen: the method that was given, and `minmax`.
+        recipes: Numbers by how ranges were chosen: the method that was given, and `MINMAX`.
         sizes: Elements of each tensor on one sample.
         left: Units that cannot be in integers, and why.
     """
@@ -77,11 +80,11 @@ def calibrate(
         known = {u.name: u for u in found}
         narrow = {name: saturation.limits(known[name], met[name]) for name in met}
         recipe = replace(recipe, narrow=narrow, met=met)
-    whole = replace(recipe, ranges=through.spans(found, histograms, "minmax"))
+    whole = replace(recipe, ranges=through.spans(found, histograms, MINMAX))
     trouble = {name: held.trouble for name, held in histograms.items() if held.trouble}
     left = {u.name: why for u in found if (why := _reason(u, recipe, trouble))}
     sizes = ranges.sizes(model, names, feed, settings)
-    return Calibration({method: recipe, "minmax": whole}, sizes, left)
+    return Calibration({method: recipe, MINMAX: whole}, sizes, left)
 
 
 def _activations(options: Quant, cpu: str) -> str:

@@ -30,7 +30,7 @@ from onnxopt_passes.quant import (
     static_fit,
     units,
 )
-from onnxopt_passes.quant.calibration import calibrate
+from onnxopt_passes.quant.calibration import MINMAX, calibrate
 from onnxopt_passes.quant.plan import Plan
 from onnxopt_passes.quant.settle import Settler
 from onnxopt_passes.quant.static import Recipe
@@ -163,11 +163,12 @@ class Converter:
 
     def _calibrate(self, compare: bool) -> None:
         """Take ranges, leave out what has none, and find out whether clipping helps."""
+        same = self.plan.method in (self.options.method, MINMAX)
         self.known = calibrate(
             self.model,
             self.found,
             self.options,
-            self.plan.method,
+            self.options.method if same else self.plan.method,
             self.cpu,
             self.fit,
             self.settings,

@@ -6,6 +6,7 @@ whatever the number of samples and layers. Layers that read the same rows are se
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -96,13 +97,12 @@ def run(
     parts = list(_parts(readers, sizes, max(ROOM, int(SHARE * model.export().nbytes))))
     wanted = [[reader.layers[0].source for reader in part] for part in parts]
     stages = Stages(model, wanted, samples.feeds(), settings)
-    place = 0
     for part in parts:
         sums = [reader.make() for reader in part]
         for number, values in enumerate(stages.run()):
-            for i, one in enumerate(sums, place):
-                one.add(values.pop(0), (seed, i, number))  # gone before the next sample is run
-        place += len(part)
+            for reader, one in zip(part, sums, strict=True):
+                own = zlib.crc32(reader.name.encode())  # the same whatever else is read
+                one.add(values.pop(0), (seed, own, number))  # gone before the next sample is run
         for reader in part:
             yield reader, sums.pop(0)
 
