@@ -128,7 +128,7 @@ class Attempt:
             text = f"{type(e).__name__}: {e}"
             return self.before, Outcome(failure=Failure("raised", text))
         finally:
-            self.pass_seconds = time.perf_counter() - start
+            self.pass_seconds += time.perf_counter() - start
         changed = not _same(self.before, after)
         if changed and self.edits == 0:
             lie = Failure("lied", "it reports 0 edits but changed the model")

@@ -32,7 +32,7 @@ def complaint(model: Exported, full: bool = True) -> str | None:
 
 
 def interface_change(source: Exported, model: Exported) -> str:
-    """Return how names, types or defaults of inputs and outputs differ; empty if they do not."""
+    """Return how descriptions or defaults of inputs and outputs differ; empty if they do not."""
     for what in ("input", "output"):
         old, new = (list(getattr(m.proto.graph, what)) for m in (source, model))
         names = [[v.name for v in values] for values in (old, new)]
@@ -42,6 +42,8 @@ def interface_change(source: Exported, model: Exported) -> str:
         for a, b in zip(old, new, strict=True):
             if a.type != b.type:
                 return f"{what} {a.name!r} changed its type"
+            if a != b:
+                return f"{what} {a.name!r} changed its doc string or metadata"
     if source.proto.ir_version >= 4:
         declared = {v.name for v in source.proto.graph.input}
         old_defaults, new_defaults = (

@@ -38,6 +38,8 @@ def _noted():
     graph.value_info.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [8]))
     for listed in graph.value_info:
         _note(listed, ("pkg.torch.onnx.original_node_name", "p"))
+    for value in (*graph.input, *graph.output):
+        _note(value, ("pkg.torch.onnx.original_node_name", "p"))
     _note(graph, ("pkg.torch.export.ExportedProgram.range_constraints", "{}"))
     _note(proto, ("version", "3"), ("pkg.acme.id", "7"))
     return proto
@@ -53,7 +55,7 @@ def test_they_go_with_one_edit_a_graph():
     after, edits = _cleaned(_noted())
     assert edits == 2
     text = str(after.graph)
-    assert "pkg." not in text
+    assert text.count("pkg.") == 3  # of inputs and outputs
     assert "namespace" not in text
     assert [p.key for p in after.graph.node[0].metadata_props] == ["owner"]
     assert [v.name for v in after.graph.value_info] == ["a"]
@@ -61,8 +63,11 @@ def test_they_go_with_one_edit_a_graph():
     assert _cleaned(after)[1] == 0
 
 
-def test_those_of_the_model_stay():
-    after, _ = _cleaned(_noted())
+def test_those_of_the_model_its_inputs_and_outputs_stay():
+    before = _noted()
+    after, _ = _cleaned(before)
+    assert list(after.graph.input) == list(before.graph.input)
+    assert list(after.graph.output) == list(before.graph.output)
     assert {p.key for p in after.metadata_props} == {"version", "pkg.acme.id"}
 
 
@@ -90,7 +95,7 @@ def test_a_type_that_says_more_stays(says):
 def test_an_edit_that_is_not_allowed_is_not_made():
     model = Model.from_proto(_noted())
     assert Clean().run(model, Context(allow=lambda edit: not edit.startswith("notes@"))) == 0
-    assert str(model.export().whole().graph).count("pkg.") == 5
+    assert str(model.export().whole().graph).count("pkg.") == 8
 
 
 def test_an_initializer_that_is_returned_keeps_its_type():

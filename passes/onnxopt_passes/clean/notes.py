@@ -3,8 +3,8 @@
 torch.onnx writes a stack trace, the modules and the FX node of each operator into its
 `metadata_props`, with paths of the machine that it ran on: half a megabyte for an EfficientNet.
 Their keys begin with `pkg.`, the prefix of a package's own notes, or are `namespace`. Other keys,
-and those of initializers and of the model as a whole, are left alone. The type that a file lists
-for an initializer, which has its own, goes too if nothing else is said there.
+and those of inputs, outputs, initializers and the model as a whole, are left alone. The type that a
+file lists for an initializer, which has its own, goes too if nothing else is said there.
 
 One edit for each graph.
 """
@@ -49,14 +49,14 @@ def drop_notes(model: Model, ctx: Context) -> int:
 
 
 def _messages(graph: gs.Graph) -> Iterator[Any]:
-    """Yield what is carried along of a graph, its nodes and the types of its tensors."""
+    """Yield what is carried along of a graph, its nodes and the types of inner tensors."""
     yield from (ir.carried(graph, "rest", None), *ir.carried(graph, "stale", ()))
-    tensors = {id(t): t for node in graph.nodes for t in (*node.inputs, *node.outputs)}
-    tensors |= {id(t): t for t in (*graph.inputs, *ir.carried(graph, "initializers", ()))}
-    for node in graph.nodes:
-        yield getattr(node, "rest", None)
-    for tensor in tensors.values():
-        yield getattr(tensor, "carried", None)
+    ends = {id(t) for t in (*graph.inputs, *graph.outputs)}
+    yield from (getattr(node, "rest", None) for node in graph.nodes)
+    made = (t for node in graph.nodes for t in node.outputs)
+    for tensor in (*made, *ir.carried(graph, "initializers", ())):
+        if id(tensor) not in ends:
+            yield getattr(tensor, "carried", None)
 
 
 def _metadata(message: Any) -> Iterator[onnx.StringStringEntryProto]:
