@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 Function = Callable[[np.ndarray], np.ndarray]
+"""Elementwise."""
 
 BINS = 2048
 

@@ -11,6 +11,7 @@ from onnxopt.base import Context
 from onnxopt.model import Model
 from onnxopt.samples.base import Sample, Samples
 from onnxopt.testing import fill
+from onnxopt_passes.quant import Quant
 
 
 @pytest.fixture(autouse=True)
@@ -33,5 +34,19 @@ def context():
 def model():
     def make(text):
         return Model.from_proto(fill(onnx.parser.parse_model(text)))
+
+    return make
+
+
+@pytest.fixture
+def quantized():
+    def make(model, context, **options):
+        """Return a model before and after static quantization, and the edits."""
+        options = {"mode": "static", "timed": False, "cpu": "x64-vnni", **options}
+        before = model.export()
+        edits = Quant(**options).run(model, context)
+        after = model.export()
+        onnx.checker.check_model(after.whole(), full_check=True)
+        return before, after, edits
 
     return make

@@ -72,3 +72,23 @@ def test_the_faster_of_both(monkeypatch, quicker):
 
 def test_without_times_there_is_one_way(monkeypatch):
     assert _hold(monkeypatch, _whole, timed=False) == (set(), [])
+
+
+def test_where_no_region_holds_errors_of_what_was_aside_are_not_asked_for(monkeypatch):
+    asked = []
+    errors = Search.errors
+
+    def watched(self, parts):
+        asked.append([name for part in parts for name in part])
+        return errors(self, parts)
+
+    monkeypatch.setattr(Search, "errors", watched)
+    kept, _ = _hold(monkeypatch, _whole, begin={"gate1", "gate2"})
+    assert kept == {"conv1", "conv2"}
+    assert asked == [["gate1", "gate2"]]
+
+
+def test_what_was_aside_comes_back_where_it_holds(monkeypatch):
+    monkeypatch.setitem(ERRORS, "gate1", 0.0)
+    kept, _ = _hold(monkeypatch, _without_gate, begin={"conv1", "gate1"})
+    assert kept == {"conv1", "gate1", "conv2"}

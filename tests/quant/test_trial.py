@@ -138,3 +138,13 @@ def test_images_with_nothing_on_them_say_nothing_of_noise():
         y[:, 4:] *= np.float32(factor)
         sums.add({"y": y}, want, label)
     assert sums.noise() == pytest.approx(1e-4, rel=0.02)
+
+
+def test_where_nothing_was_to_detect_there_is_no_noise():
+    trial = _detecting_trial(0.9)
+    ((_, want, label),) = trial._samples()
+    empty = {"y": np.zeros_like(want["y"])}
+    empty["y"][:, :4] = want["y"][:, :4]
+    sums = module._Sums(trial)
+    sums.add(empty, empty, label)
+    assert sums.noise() == 0.0

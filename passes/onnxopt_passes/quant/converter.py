@@ -311,6 +311,5 @@ class Converter:
     def _settle(self, times: cut.Times) -> None:
         """Take out what is slow between the units that are left; fewer integers are as accurate."""
         kept, _ = self._settler(times).open(set(self.plan.chosen), times, self._cut)
-        limit = CAUTION * self.ctx.max_drop
-        if kept != self.plan.chosen and self.trial.drop(self.build(kept), limit) <= limit:
+        if kept != self.plan.chosen and self._search().holds(kept):
             self.plan.leave(self.plan.chosen - kept, "it is slower in integers")

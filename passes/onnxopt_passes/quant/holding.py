@@ -46,12 +46,13 @@ def hold(
         timed: Whether times of units are known.
     """
     parts = sensitivity.groups(able)
-    first = [[name for name in part if name in begin] for part in parts]
-    kept, noise = search.shrink([part for part in first if part])
+    first = [some for part in parts if (some := [name for name in part if name in begin])]
+    kept, noise = search.shrink(first)
     if not timed or len(kept) == len(able):
         return kept, noise
-    noise |= search.errors([part for part in parts if not noise.keys() >= set(part)])
-    kept = search.regain(kept, parts, noise) if kept else kept
+    if kept:
+        noise |= search.errors([part for part in parts if not noise.keys() >= set(part)])
+        kept = search.regain(kept, parts, noise)
     alone = search.recut({u.name for u in able if u.weighted}, {}, 0.0)
     other, other_noise = search.shrink(sensitivity.groups([u for u in able if u.name in alone]))
     if not other or other == kept:

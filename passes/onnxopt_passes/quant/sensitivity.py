@@ -135,8 +135,10 @@ class Search:
         lost.sort(key=lambda names: (sum(noises[name] for name in names), min(names)))
         left = MOST
         for names in lost:
+            if not left:
+                break
             wider = self.recut(kept | names, {}, 0.0)
-            if wider <= kept or not left:
+            if wider <= kept:
                 continue
             left -= 1
             if self.holds(wider):

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxopt import match
 from onnxopt.statistics.histogram import itself
+from onnxopt_passes.quant import gating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -43,12 +44,12 @@ def _leaky(node: gs.Node, x: np.ndarray) -> np.ndarray:
 
 
 def _hard_sigmoid(node: gs.Node, x: np.ndarray) -> np.ndarray:
-    a, b = match.attribute(node, "alpha", 0.2), match.attribute(node, "beta", 0.5)
+    a, b = gating.slope(node)
     return np.asarray(np.clip(a * x + b, 0, 1))
 
 
-def _hard_swish(_: gs.Node, x: np.ndarray) -> np.ndarray:
-    return x * np.clip(x / 6 + 0.5, 0, 1)
+def _hard_swish(node: gs.Node, x: np.ndarray) -> np.ndarray:
+    return np.asarray(x * _hard_sigmoid(node, x))
 
 
 FUNCTIONS: dict[str, Callable[[gs.Node, np.ndarray], np.ndarray]] = {
@@ -64,7 +65,7 @@ FUNCTIONS: dict[str, Callable[[gs.Node, np.ndarray], np.ndarray]] = {
 
 def function(tensor: gs.Tensor) -> Function:
     """Return what all readers of a tensor make of it, the identity where that is not known."""
-    readers = [n for n in tensor.outputs if not match.is_op(n, "DequantizeLinear")]
+    readers = list(tensor.outputs)
     gates = [n for n in readers if match.is_op(n, *FUNCTIONS)]
     if match.fetched(tensor) or len(gates) != 1 or len(readers) > 2:
         return itself

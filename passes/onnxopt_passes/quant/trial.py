@@ -194,7 +194,7 @@ class _Sums:
 
     def noise(self) -> float:
         """Return the mean noise of outputs; where they are sparse it is that of all samples."""
-        return float(np.mean(self._summed.noises() if self._sparse else self._noise))
+        return float(np.mean((self._summed.noises() or [0.0]) if self._sparse else self._noise))
 
     def lost(self) -> float:
         """Return by how much the sum of scores fell."""
