@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from onnxopt import runtime
+from onnxopt import timing
 from onnxopt.runtime import Session, Settings
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def in_rounds(
     for number in range(rounds):
         models = (before, after) if number % 2 else (after, before)
         sessions = [Session(m, Settings(optimize=True)) for m in models]
-        found = runtime.in_turn(sessions, feed, SECONDS, rounds=1000, clock=time.thread_time)
+        found = timing.in_turn(sessions, feed, SECONDS, rounds=1000, clock=time.thread_time)
         one, other = found if number % 2 else reversed(found)
         old += one
         new += other

@@ -26,8 +26,9 @@ import numpy as np
 
 from onnxopt import cost
 from onnxopt.model import Model
-from onnxopt.runtime import Session, Settings, interleave
+from onnxopt.runtime import Session, Settings
 from onnxopt.samples import Samples, open_samples
+from onnxopt.timing import interleave
 
 if TYPE_CHECKING:
     from collections.abc import Callable

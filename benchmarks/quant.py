@@ -30,8 +30,9 @@ import quantizers
 
 import onnxopt
 from onnxopt.model import Exported, Model
-from onnxopt.runtime import Session, Settings, clock, interleave
+from onnxopt.runtime import Session, Settings
 from onnxopt.samples import open_samples
+from onnxopt.timing import clock, interleave
 from onnxopt_passes.quant.trial import relative
 
 if TYPE_CHECKING:

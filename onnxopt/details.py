@@ -6,7 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from onnxopt import latency, outline, profile
-from onnxopt.runtime import CannotRun, Session, interleave
+from onnxopt.runtime import CannotRun, Session
+from onnxopt.timing import interleave
 
 if TYPE_CHECKING:
     from onnxopt.job import Progress, Run

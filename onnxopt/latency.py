@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxopt.runtime import CannotRun, Session, Settings, Timing, interleave
+from onnxopt.runtime import CannotRun, Session, Settings
+from onnxopt.timing import Timing, interleave
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -83,7 +83,7 @@ def _facts(
     profile: bool,
     bar: terminal.Bar,
 ) -> Facts:
-    from onnxopt import runtime
+    from onnxopt import runtime, timing
 
     bar("reading")
     models = [options.load(path).export() for path in paths]
@@ -96,7 +96,7 @@ def _facts(
     except runtime.CannotRun as e:
         raise ModelError(f"{paths[-1]} does not take the inputs of {paths[0]}: {e}") from e
     bar(terminal.TIMING)
-    times = runtime.interleave(sessions, feed, seconds, ROUNDS)
+    times = timing.interleave(sessions, feed, seconds, ROUNDS)
     del sessions
     profiles = kernels.measure(models, feed, settings) if profile else None
     loads = [_load(path, feed, settings, bar) for path in paths]

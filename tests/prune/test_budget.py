@@ -5,8 +5,9 @@ from residual import inner, residual, samples_of, sliced, spine
 
 from onnxopt import cost
 from onnxopt.errors import BudgetError
-from onnxopt.runtime import CannotRun, Timing
+from onnxopt.runtime import CannotRun
 from onnxopt.statistics import linear
+from onnxopt.timing import Timing
 from onnxopt_passes.prune import budget as budgets
 from onnxopt_passes.prune import search
 from onnxopt_passes.prune.budget import Budget, Kind

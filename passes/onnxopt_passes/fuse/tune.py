@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxopt import resolve, runtime, shapes, trial, verdicts
+from onnxopt import resolve, shapes, timing, trial, verdicts
 from onnxopt.errors import SamplesError
 from onnxopt.rewrite import edit_id
 from onnxopt.runtime import CannotRun, Session, Settings
@@ -153,10 +153,10 @@ def _round(
     before: Exported, after: Exported, settings: Settings, feed: dict[str, Any], flipped: bool
 ) -> tuple[list[float], list[float]]:
     """Return the times of both models in turn, in new sessions; flipped, the second is first."""
-    clock = runtime.clock(settings.threads)
+    clock = timing.clock(settings.threads)
     models = (after, before) if flipped else (before, after)
     sessions = [Session(m, settings) for m in models]
-    one, other = runtime.in_turn(sessions, feed, SECONDS, clock=clock)
+    one, other = timing.in_turn(sessions, feed, SECONDS, clock=clock)
     return (other, one) if flipped else (one, other)
 
 

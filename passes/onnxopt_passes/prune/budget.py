@@ -20,15 +20,16 @@ import numpy as np
 
 from onnxopt import cost, verdicts
 from onnxopt.errors import BudgetError, SpecError
-from onnxopt.runtime import CannotRun, Session, clock, interleave
+from onnxopt.runtime import CannotRun, Session
+from onnxopt.timing import clock, interleave
 from onnxopt_passes.prune import search
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from onnxopt.model import Exported, Model
-    from onnxopt.runtime import Timing
     from onnxopt.samples import Samples
+    from onnxopt.timing import Timing
     from onnxopt_passes.prune.judge import Judge, Judgement
     from onnxopt_passes.prune.least_squares import Fit
     from onnxopt_passes.prune.search import Space

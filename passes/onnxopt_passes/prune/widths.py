@@ -17,7 +17,8 @@ from onnx import helper, numpy_helper
 
 from onnxopt import verdicts
 from onnxopt.model import Exported
-from onnxopt.runtime import Session, Settings, interleave
+from onnxopt.runtime import Session, Settings
+from onnxopt.timing import interleave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

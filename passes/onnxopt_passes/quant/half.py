@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import ml_dtypes
 import numpy as np
 
-from onnxopt import match, rewrite, runtime
+from onnxopt import match, rewrite, timing
 from onnxopt.errors import SamplesError
 from onnxopt.model import Model, ir
 from onnxopt.runtime import CannotRun, Session, Settings
@@ -104,7 +104,7 @@ def _against(
 
 
 def _slower(sessions: list[Session], feed: dict[str, Any]) -> str:
-    old, new = runtime.interleave(sessions, feed, SECONDS)
+    old, new = timing.interleave(sessions, feed, SECONDS)
     ratio = new.minimum / old.minimum
     if ratio <= SLOWER:
         return ""

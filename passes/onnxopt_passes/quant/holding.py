@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnxopt import runtime
+from onnxopt import timing
 from onnxopt.runtime import Session, Settings
 from onnxopt_passes.quant import sensitivity
 
@@ -78,8 +78,8 @@ def faster(
     """
     settings = Settings(True, ctx.threads, ctx.custom_ops)
     sessions = [Session(m, settings) for m in (before, after)]
-    clock = runtime.clock(ctx.threads)
-    old, new = runtime.interleave(sessions, trial.feed, SECONDS, clock=clock)
+    clock = timing.clock(ctx.threads)
+    old, new = timing.interleave(sessions, trial.feed, SECONDS, clock=clock)
     words = f"{1e3 * old.median:.3g} ms in float, {1e3 * new.median:.3g} ms in integers"
     won = new.median < ratio * old.median and new.minimum < ratio * old.minimum
     return won, words
