@@ -30,6 +30,7 @@ from onnxopt_passes.clean import (
     ones,
     reshape,
     shape_choice,
+    strided,
     transpose,
 )
 from onnxopt_passes.clean.branches import decide
@@ -52,6 +53,7 @@ RULES: tuple[rewrite.Rule, ...] = (
     *concat_slice.RULES,
     *constants.RULES,
     *shape_choice.RULES,
+    *strided.RULES,
 )
 """The local rules, in the order in which they are tried."""
 
