@@ -8,6 +8,7 @@ each of its rows: the indices count from 0 to the last. torch.onnx writes `as_st
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,8 @@ def gather_all(graph: gs.Graph, node: gs.Node) -> bool:
     found = shapes.dims(source)
     if lengths is None or not found or lengths != shapes.axis(source, 0):
         return False
-    if any(not isinstance(d, int) for d in found[1:]) or within.size != np.prod(found[1:]):
+    rest = [d for d in found[1:] if isinstance(d, int)]
+    if len(rest) + 1 < len(found) or within.size != math.prod(rest):
         return False
 
     out = node.outputs[0]
