@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, TypeAlias
 
-from onnxopt import inference, match, shapes
+from onnxopt import inference, match, shape_values, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ def infer(model: Model) -> None:
 
 def _found(model: Model) -> dict[int, Dims]:
     """Return the dimensions of what nodes of the main graph make, where they are better known."""
-    memo: dict[int, shapes.Elements] = {}
+    memo: dict[int, shape_values.Elements] = {}
     found = {}
     for node in model.graph.nodes:
         if not match.is_op(node, *RESOLVE):
@@ -58,7 +58,7 @@ def _found(model: Model) -> dict[int, Dims]:
         dims = shapes.dims(out)
         if dims is not None and all(_known(d) for d in dims):
             continue
-        asked = [shapes.elements(t, memo=memo) for t in node.inputs]
+        asked = [shape_values.elements(t, memo=memo) for t in node.inputs]
         better = RESOLVE[node.op](node, asked)
         if better is None or (dims is not None and len(better) != len(dims)):
             continue
@@ -68,7 +68,7 @@ def _found(model: Model) -> dict[int, Dims]:
     return found
 
 
-def _sliced(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
+def _sliced(node: gs.Node, inputs: Sequence[shape_values.Elements]) -> Dims | None:
     """Return what is left of a tensor whose one axis is cut to a length that is a symbol."""
     dims, bounds = shapes.dims(node.inputs[0]), inputs[1:]
     if dims is None or len(bounds) not in (3, 4) or any(b is None or len(b) != 1 for b in bounds):
@@ -84,7 +84,7 @@ def _sliced(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
     return tuple(found)
 
 
-def _joined(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
+def _joined(node: gs.Node, inputs: Sequence[shape_values.Elements]) -> Dims | None:
     """Return what a Concat makes of tensors; a sum of symbols is written as PyTorch writes it."""
     found = [shapes.dims(t) for t in node.inputs]
     axis = match.attribute(node, "axis", None)
@@ -100,7 +100,7 @@ def _joined(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
     return tuple(whole)
 
 
-def _tiled(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
+def _tiled(node: gs.Node, inputs: Sequence[shape_values.Elements]) -> Dims | None:
     """Return what a Tile makes of a tensor."""
     dims, repeats = shapes.dims(node.inputs[0]), inputs[1]
     if dims is None or repeats is None or len(dims) != len(repeats):
@@ -110,7 +110,7 @@ def _tiled(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
     return tuple(d if r == 1 else w for (d, r), w in zip(pairs, whole, strict=True))
 
 
-def _spread(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
+def _spread(node: gs.Node, inputs: Sequence[shape_values.Elements]) -> Dims | None:
     """Return what arithmetic makes of two tensors, one of which may be cut to a length."""
     found = [shapes.dims(t) for t in node.inputs]
     if len(found) != 2 or any(d is None for d in found):
@@ -145,7 +145,7 @@ def _size(element: shapes.Element) -> int | str | None:
     return element.key if named else None  # type: ignore[return-value]
 
 
-def _reshaped(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
+def _reshaped(node: gs.Node, inputs: Sequence[shape_values.Elements]) -> Dims | None:
     """Return what a Reshape makes of a tensor."""
     whole, asked = shapes.dims(node.inputs[0]), inputs[1]
     if asked is None:
@@ -173,7 +173,7 @@ def _rest(whole: Sequence[int | str | None], others: Sequence[int | str]) -> int
     return left[0] if len(left) == 1 and total == part else None
 
 
-def _expanded(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
+def _expanded(node: gs.Node, inputs: Sequence[shape_values.Elements]) -> Dims | None:
     """Return what an Expand makes of a tensor."""
     dims, asked = shapes.dims(node.inputs[0]), inputs[1]
     if dims is None or asked is None or len(dims) > len(asked):
@@ -185,7 +185,7 @@ def _expanded(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
     )
 
 
-def _ranged(node: gs.Node, inputs: Sequence[shapes.Elements]) -> Dims | None:
+def _ranged(node: gs.Node, inputs: Sequence[shape_values.Elements]) -> Dims | None:
     """Return what a Range from 0 in steps of 1 makes: as many elements as its limit says."""
     if inputs[0] != [0] or inputs[2] != [1] or not inputs[1]:
         return None

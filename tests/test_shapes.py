@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx.parser
 
-from onnxopt import Model, shapes
+from onnxopt import Model, shape_values, shapes
 
 
 def dims(text: str) -> dict[str, tuple[int | str | None, ...] | None]:
@@ -54,7 +54,7 @@ def test_shape_arithmetic_is_followed() -> None:
     }"""
     model = Model.from_proto(onnx.parser.parse_model(text))
     shapes.infer(model)
-    assert shapes.elements(model.graph.outputs[0]) == [shapes.Axis("batch"), 12, 2]
+    assert shape_values.elements(model.graph.outputs[0]) == [shapes.Axis("batch"), 12, 2]
 
 
 def test_lengths_are_told_from_numbers_that_stand_for_a_choice() -> None:
@@ -73,11 +73,11 @@ def test_lengths_are_told_from_numbers_that_stand_for_a_choice() -> None:
     }"""
     model = Model.from_proto(onnx.parser.parse_model(text))
     shapes.infer(model)
-    found = shapes.elements(model.graph.outputs[0])
+    found = shape_values.elements(model.graph.outputs[0])
     assert found is not None
     assert found[:3] == [shapes.Axis("batch"), 6, 1]
     assert found[3] != shapes.Axis("n")  # may be -1
-    other = shapes.elements(model.graph.outputs[1])
+    other = shape_values.elements(model.graph.outputs[1])
     assert other is not None
     assert other[1:3] == [6, 1]
     assert other[0] != shapes.Axis("batch")  # may be 2

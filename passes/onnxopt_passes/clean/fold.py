@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from onnxopt.base import Context
     from onnxopt.model import Model
-    from onnxopt.shapes import Elements
+    from onnxopt.shape_values import Elements
     from onnxopt_passes.clean.twin import Type
 
 NEVER = RANDOM | {

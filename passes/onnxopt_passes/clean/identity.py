@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnxopt import match, shapes
+from onnxopt import match, shape_values, shapes
 from onnxopt.model.interface import numpy_dtype
 from onnxopt.rewrite import Rule
 from onnxopt_passes.clean import arithmetic, axes, casts, cuts, repeated
@@ -80,7 +80,7 @@ def _alone(graph: gs.Graph, node: gs.Node) -> bool:
 def _expand(graph: gs.Graph, node: gs.Node) -> bool:
     """Every size asked for is 1 or that of the same axis, and there are not more of them."""
     source = node.inputs[0]
-    wanted, rank = shapes.elements(node.inputs[1]), axes.rank(source)
+    wanted, rank = shape_values.elements(node.inputs[1]), axes.rank(source)
     if wanted is None or rank is None or len(wanted) > rank:
         return False
     first = rank - len(wanted)
@@ -92,7 +92,7 @@ def _reshape(graph: gs.Graph, node: gs.Node) -> bool:
     source = node.inputs[0]
     if not match.given(node, 1):
         return False
-    wanted, literal = shapes.elements(node.inputs[1]), axes.integer(node, "allowzero", 0)
+    wanted, literal = shape_values.elements(node.inputs[1]), axes.integer(node, "allowzero", 0)
     if wanted is None or literal is None or axes.rank(source) != len(wanted):
         return False
     kept = [e == shapes.axis(source, i) or (e == 0 and literal == 0) for i, e in enumerate(wanted)]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from onnxopt import match, shapes
+from onnxopt import match, shape_values, shapes
 from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.clean import axes, squeeze
@@ -57,7 +57,7 @@ def merge_reshapes(graph: gs.Graph, node: gs.Node) -> bool:
 
 def _carries(shape: gs.Tensor, between: gs.Tensor, source: gs.Tensor) -> bool:
     """Whether every element is one that is never 0, or the size of that very axis in both."""
-    wanted = shapes.elements(shape)
+    wanted = shape_values.elements(shape)
     return wanted is not None and all(
         (isinstance(e, int) and e != 0) or _copied(e, i, between, source)
         for i, e in enumerate(wanted)

@@ -3,7 +3,7 @@
 Where(Equal(shape, c), a, Concat(p, q, ..))  ->  Concat(p, a1, ..), where it is known of each from
 which. Exporters write "-1 keeps the dimension" of Expand this way: Equal of the wanted shape and
 -1, ones where they are equal, else the shape itself. A dimension is never negative, so that its
-element is decided though its size is not (`shapes.elements`).
+element is decided though its size is not (`shape_values.elements`).
 
 Guards: integers of rank 0 or 1 throughout; what is handed on has the shape and type of the result;
 an element that is not decided must be the same in both.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxopt import match, shapes
+from onnxopt import match, shape_values, shapes
 from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.clean.bypass import bypass
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def choose(graph: gs.Graph, node: gs.Node) -> bool:
     """Drop a Where whose every element is known to come from one branch."""
-    sides = [shapes.elements(t) for t in node.inputs]
+    sides = [shape_values.elements(t) for t in node.inputs]
     if any(s is None for s in sides):
         return False
     length = max(len(s) for s in sides if s is not None)

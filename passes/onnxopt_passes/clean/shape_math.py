@@ -1,6 +1,6 @@
 """Reshape(x, computed)  ->  Reshape(x, constant), with 0 for a dimension that x has there.
 
-The shape is followed back (`shapes.elements`) to numbers and to dimensions that are known only
+The shape is followed back (`shape_values`) to numbers and to dimensions that are known only
 when the model runs. Where element i is dimension i of x itself, by symbol or because it was read
 off the same tensor, 0 says so ("copy"); one other element may be unknown, and becomes -1.
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxopt import match, shapes
+from onnxopt import match, shape_values, shapes
 from onnxopt.model import ir
 from onnxopt.rewrite import edit_id
 
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from onnxopt.base import Context
     from onnxopt.model import Model
-    from onnxopt.shapes import Element, Elements
+    from onnxopt.shape_values import Elements
+    from onnxopt.shapes import Element
 
 SHAPE_INPUT = 5
 """From this opset on, the shape is an input of Reshape."""
@@ -41,11 +42,11 @@ SHAPE_INPUT = 5
 
 def known(tensor: gs.Tensor, memo: dict[int, Elements]) -> np.ndarray | None:
     """Return the value of shape arithmetic that is the same in every run, None if it is not."""
-    if not match.is_op(match.producer(tensor), *shapes.FOLLOW):
+    if not match.is_op(match.producer(tensor), *shape_values.FOLLOW):
         return None
-    found = shapes.elements(tensor, memo=memo)
+    found = shape_values.elements(tensor, memo=memo)
     shape, kind = shapes.static(tensor), shapes.dtype(tensor)
-    if found is None or not shapes.whole(found) or shape is None:
+    if found is None or not shape_values.whole(found) or shape is None:
         return None
     return np.array(found, kind).reshape(shape)
 
@@ -75,7 +76,7 @@ def _constant_shape(node: gs.Node, memo: dict[int, Elements]) -> list[int] | Non
         return None
     if node.attrs.get("allowzero", 0) != 0 or shapes.dims(data) is None:
         return None
-    found = shapes.elements(shape, memo=memo)
+    found = shape_values.elements(shape, memo=memo)
     if found is None:
         return None
     written = [_written(data, i, e) for i, e in enumerate(found)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxopt import match, shapes
+from onnxopt import match, shape_values, shapes
 from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.clean import axes
@@ -76,7 +76,7 @@ def _rows(starts: gs.Tensor, within: np.ndarray) -> shapes.Element | None:
         return None
     if [match.scalar(count.inputs[i]) for i in (0, 2)] != [0, 1]:
         return None
-    lengths = shapes.elements(count.inputs[1])
+    lengths = shape_values.elements(count.inputs[1])
     return lengths[0] if lengths is not None and len(lengths) == 1 else None
 
 

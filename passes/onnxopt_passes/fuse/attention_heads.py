@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnxopt import match, shapes
+from onnxopt import match, shape_values, shapes
 from onnxopt.model import ir
 from onnxopt.rewrite import Rule
 from onnxopt_passes.fuse import scalars
@@ -98,7 +98,7 @@ def _kept(reshape: gs.Node, rows: tuple[shapes.Element | None, shapes.Element | 
 
     One suffices where it keeps the product of the two.
     """
-    asked = shapes.elements(reshape.inputs[1])
+    asked = shape_values.elements(reshape.inputs[1])
     zeros_copy = match.attribute(reshape, "allowzero", 0) == 0
     count = 0
     for i, size in enumerate(rows):

@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from onnxopt import match, shapes
+from onnxopt import match, shape_values, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import onnx_graphsurgeon as gs
 
-    from onnxopt.shapes import Elements
+    from onnxopt.shape_values import Elements
     from onnxopt_passes.prune.observe import Lengths
 
 SAME_SHAPE = (
@@ -68,7 +68,7 @@ def _fill(node: gs.Node, memo: dict[int, Elements]) -> None:
     known = shapes.dims(out)
     if known is None or all(isinstance(d, int) for d in known):
         return
-    wanted = shapes.elements(node.inputs[slot], memo=memo)
+    wanted = shape_values.elements(node.inputs[slot], memo=memo)
     base = shapes.dims(node.inputs[0]) if slot else ()
     if wanted is None or base is None:
         return
@@ -84,7 +84,7 @@ def _fill(node: gs.Node, memo: dict[int, Elements]) -> None:
 def _open_length(node: gs.Node, memo: dict[int, Elements]) -> None:
     """Find the -1 of a Reshape where all that is not known stands on both sides."""
     source, out = node.inputs[0], node.outputs[0]
-    base, wanted = shapes.dims(source), shapes.elements(node.inputs[1], memo=memo)
+    base, wanted = shapes.dims(source), shape_values.elements(node.inputs[1], memo=memo)
     if base is None or wanted is None or wanted.count(-1) != 1 or node.attrs.get("allowzero", 0):
         return
     before = [shapes.axis(source, i) for i in range(len(base))]
