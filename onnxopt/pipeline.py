@@ -52,7 +52,7 @@ def run(model: Model, job: Job, samples: Samples | None) -> Run:
         steps.append(step)
         if job.staged:
             stages.append(current)
-        if not item.exact and step.edits:
+        if not item.exact and step.edits and number + 1 < len(job.passes):
             proof.rebase(current)
     job.progress("done", 1.0)
     return Run(
