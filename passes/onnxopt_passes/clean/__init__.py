@@ -25,6 +25,7 @@ from onnxopt.errors import PassError
 from onnxopt_passes.clean import (
     concat_slice,
     constants,
+    flat_product,
     identity,
     links,
     ones,
@@ -50,6 +51,7 @@ RULES: tuple[rewrite.Rule, ...] = (
     *transpose.RULES,
     *reshape.RULES,
     *ones.RULES,
+    *flat_product.RULES,
     *concat_slice.RULES,
     *constants.RULES,
     *shape_choice.RULES,

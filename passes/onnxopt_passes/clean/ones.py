@@ -1,12 +1,12 @@
-"""Ops that only put in, leave out, or move axes of size 1.
+"""Ops that put in, leave out, or move axes of size 1, and permute the others.
 
-Transpose(x, p)  -> x                                          if p moves axes of size 1 alone
-g(f(x))          -> x, Squeeze(x, axes) or Unsqueeze(x, axes)  f, g: Squeeze, Unsqueeze, Transpose
+Transpose(x, p)  ->  x                          if p moves axes of size 1 alone, past no other
+h(..g(f(x)))     ->  x, or one op of x          f, g, h: Squeeze, Unsqueeze, Transpose, and Reshapes
+                                                that only put in or leave out axes of size 1
 
-The elements keep their order, so that what the tensor is follows from where, among its other axes,
-the ones are. A pair becomes a single op where that op puts in all ones that miss, or leaves out
-all that are too many; where some are to go and others to come, both stay. Only sizes that are
-known to be 1 count as such.
+Each axis of x is followed through the chain. What comes out is x itself; or x without some ones, or
+with some more, in the same order (Squeeze, Unsqueeze); or a permutation of its axes (Transpose).
+Where it is none of these, all stay. Only sizes that are known to be 1 count as such.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
     import onnx_graphsurgeon as gs
 
-VIEWS = ("Squeeze", "Unsqueeze", "Transpose")
+VIEWS = ("Squeeze", "Unsqueeze", "Transpose", "Reshape")
+
+LONGEST = 6
+"""Ops of the longest chain that is followed."""
 
 ONE = -1
 """Stands for an axis of size 1; any other axis is told by its place in the source."""
@@ -39,30 +42,55 @@ def still_transpose(graph: gs.Graph, node: gs.Node) -> bool:
     )
 
 
-def merge_ones(graph: gs.Graph, node: gs.Node) -> bool:
-    """Make one op, or none, of two that change nothing but axes of size 1."""
-    inner = match.producer(node.inputs[0])
-    if inner is None or not match.is_op(inner, *VIEWS):
-        return False
-    before = _source(inner)
-    between = None if before is None else _seen(inner, before)
-    after = None if between is None else _seen(node, between)
-    if before is None or after is None:
-        return False
-    if after == before:
-        return bypass(graph, node, inner.inputs[0])
-    if match.sole(graph, node.inputs[0]) is None:
-        return False
-    few, many = _extra(before, after), _extra(after, before)
-    if few is None and many is None:
+def merge_chain(graph: gs.Graph, node: gs.Node) -> bool:
+    """Make one op, or none, of some that only move axes of size 1 and permute the others."""
+    chain, alone = [node], True
+    found = None
+    while len(chain) < LONGEST:
+        read = chain[-1].inputs[0]
+        inner = match.producer(read)
+        if inner is None or not match.is_op(inner, *VIEWS):
+            break
+        alone = alone and match.sole(graph, read) is not None
+        chain.append(inner)
+        before = _source(inner)
+        after = None if before is None else _through(chain, before)
+        if before is not None and after == before:
+            return bypass(graph, node, inner.inputs[0])
+        one = None if before is None or after is None or not alone else _single(before, after)
+        found = found if one is None else (inner.inputs[0], *one)
+    if found is None:
         return False
 
-    op, at = ("Squeeze", few) if few is not None else ("Unsqueeze", many)
-    source, out = inner.inputs[0], node.outputs[0]
+    source, op, numbers = found
+    out = node.outputs[0]
     match.remove(node)
-    made = match.insert(graph, ir.Node(op, node.name, {}, [source], [out]))
-    axes.set_axes(graph, made, at or ())
+    attributes = {"perm": numbers} if op == "Transpose" else {}
+    made = match.insert(graph, ir.Node(op, node.name, attributes, [source], [out]))
+    if op != "Transpose":
+        axes.set_axes(graph, made, numbers)
     return True
+
+
+def _through(chain: Sequence[gs.Node], labels: Sequence[int]) -> list[int] | None:
+    """Return the labels that a chain, its last op first, makes of those of its source."""
+    seen: list[int] | None = list(labels)
+    for op in reversed(chain):
+        seen = None if seen is None else _seen(op, seen)
+    return seen
+
+
+def _single(before: Sequence[int], after: Sequence[int]) -> tuple[str, list[int]] | None:
+    """Return the op, and its axes or permutation, that makes the second of the first."""
+    few, many = _extra(before, after), _extra(after, before)
+    if few is not None:
+        return "Squeeze", few
+    if many is not None:
+        return "Unsqueeze", many
+    if sorted(before) != sorted(after) or _others(before) == _others(after):
+        return None  # moving ones takes a copy as a Transpose, and none as Squeeze and Unsqueeze
+    ones = iter([i for i, label in enumerate(before) if label == ONE])
+    return "Transpose", [next(ones) if x == ONE else before.index(x) for x in after]
 
 
 def _source(node: gs.Node) -> list[int] | None:
@@ -78,26 +106,47 @@ def _source(node: gs.Node) -> list[int] | None:
 
 
 def _seen(node: gs.Node, labels: Sequence[int]) -> list[int] | None:
-    """Return the labels of what a node makes of a tensor, None if it changes more than ones."""
+    """Return the labels of what a node makes of a tensor, None if it is not known to keep axes."""
     if node.op == "Transpose":
         perm = permutation(node)
-        if perm is None or len(perm) != len(labels):
-            return None
-        moved = [labels[i] for i in perm]
-        others = [i for i in moved if i != ONE]
-        return moved if others == sorted(others) else None
+        return None if perm is None or len(perm) != len(labels) else [labels[i] for i in perm]
+    if node.op == "Reshape":
+        return _reshaped(node, labels)
     named = axes.squeezed(node) if node.op == "Squeeze" else axes.axes_of(node)
-    if not named:
-        return None
-    rank = len(labels) + (len(named) if node.op == "Unsqueeze" else 0)
-    chosen = axes.normal(named, rank)
-    if chosen is None:
+    rank = len(labels) + (len(named or ()) if node.op == "Unsqueeze" else 0)
+    chosen = axes.normal(named or (), rank)
+    if not chosen:
         return None
     if node.op == "Unsqueeze":
         rest = iter(labels)
         return [ONE if i in chosen else next(rest) for i in range(rank)]
     left = [label for i, label in enumerate(labels) if i not in chosen]
     return left if all(labels[i] == ONE for i in chosen) else None
+
+
+def _reshaped(node: gs.Node, labels: Sequence[int]) -> list[int] | None:
+    """Return the labels behind a Reshape that keeps all axes but some of size 1.
+
+    Sizes are compared in their order; one that is not known on both sides follows from the others.
+    """
+    source, result = (shapes.dims(t) for t in (node.inputs[0], node.outputs[0]))
+    if source is None or result is None or len(source) != len(labels):
+        return None
+    old = [d for d, label in zip(source, labels, strict=True) if label != ONE]
+    new = [d for d in result if d != 1]
+    if len(old) != len(new):
+        return None
+    open_ = [(a, b) for a, b in zip(old, new, strict=True) if a is None or a != b]
+    if len(open_) > 1 or any(isinstance(a, int) and isinstance(b, int) for a, b in open_):
+        return None
+    if open_ and not all(isinstance(a, int) and a > 0 for a in old if a != open_[0][0]):
+        return None
+    rest = iter(_others(labels))
+    return [ONE if d == 1 else next(rest) for d in result]
+
+
+def _others(labels: Sequence[int]) -> list[int]:
+    return [label for label in labels if label != ONE]
 
 
 def _extra(labels: Sequence[int], without: Sequence[int]) -> list[int] | None:
@@ -115,6 +164,6 @@ def _extra(labels: Sequence[int], without: Sequence[int]) -> list[int] | None:
 
 RULES: tuple[Rule, ...] = (
     Rule("still_transpose", ("Transpose",), still_transpose),
-    Rule("merge_ones", VIEWS, merge_ones),
+    Rule("merge_chain", VIEWS, merge_chain),
 )
 """In the order in which they are tried."""
