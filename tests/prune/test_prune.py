@@ -65,6 +65,21 @@ def test_a_budget_that_cannot_be_met_ends_the_run_with_nothing_written(tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [("exclude=*", "named by exclude="), ("min_channels=4096", "no wider than min_channels=4096")],
+)
+def test_a_budget_is_refused_where_nothing_may_be_cut(tmp_path, options, why):
+    with pytest.raises(BudgetError, match=f"^macs=0.9 cannot be met: no width may be cut: .*{why}"):
+        onnxopt.optimize(
+            topologies.plain(),
+            f"prune:macs=0.9:{options}",
+            allow_synthetic=True,
+            output=tmp_path / "out.onnx",
+        )
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("criterion", ["l1", "l2", "bn", "random"])
 def test_criteria_keep_what_weighs_most(criterion):
     _, edits, _ = run(topologies.resnet_bn, Prune(ratio=0.5, criterion=criterion))

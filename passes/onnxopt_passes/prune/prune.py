@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from onnxopt.base import Pass
-from onnxopt.errors import SamplesError
+from onnxopt.errors import BudgetError, SamplesError
 from onnxopt.margins import CAUTION
 from onnxopt.runtime import Settings
 from onnxopt.samples import synthetic
@@ -116,6 +116,7 @@ class Prune(Pass):
         observed = observe(source, (*drawn(source, ctx.seed), *feeds), _settings(ctx))
         analysis = analyse(model, self.soft, observed)
         groups = [g for g in analysis.groups if self._open(g, ctx)]
+        self._demand(groups, ctx)
         file = None if self.plan is None else Path(self.plan)
         planned = plan.read(file, groups) if file is not None and file.exists() else None
         allowed = [g for g in groups if ctx.allow(f"group@{g.name}")]
@@ -153,6 +154,18 @@ class Prune(Pass):
             ctx.untouched[group.name] = reason
         return reason is None
 
+    def _demand(self, groups: list[Group], ctx: Context) -> None:
+        """Refuse a budget where nothing may be cut.
+
+        Raises:
+            BudgetError: There is one.
+        """
+        kind, value = self._budget(ctx)
+        if not groups and self.plan is None and kind in ("macs", "params", "latency"):
+            reasons = sorted(set(ctx.untouched.values()))
+            why = f": {'; '.join(reasons)}" if reasons else ""
+            raise BudgetError(f"{kind}={value:g} cannot be met: no width may be cut{why}")
+
     def _by_samples(self, ctx: Context) -> bool:
         """Whether what is cut is chosen, and made up for, on samples."""
         return self.criterion == "obs" and self.compensate == "ls" and not _few(ctx)
@@ -173,6 +186,7 @@ class Prune(Pass):
         guilty = dict(certifier.certify(halves)[1].guilty)
         while True:
             left = [g for g in groups if g.name not in guilty]
+            self._demand(left, ctx)
             chosen = self._chosen(recast, left, Cutter(certifier.observed), ctx, planned)
             masks = {
                 g.name: stays(g.size, chosen.keeps[g.name]) for g in left if g.name in chosen.keeps
