@@ -14,7 +14,7 @@ from onnxopt.base import Context
 from onnxopt.model import Model
 from onnxopt.runtime import Session, Settings
 from onnxopt.samples import open_samples
-from onnxopt_passes.quant import Quant, recovery, weight_fit
+from onnxopt_passes.quant import Quant, finer, recovery, weight_fit
 from onnxopt_passes.quant.trial import Found, Trial, relative
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -147,6 +147,17 @@ def test_what_costs_too_much_in_four_bits_is_stored_finer(prepared):
     kinds = {onnx.TensorProto.DataType.Name(t.data_type) for t in bits.values()}
     assert {"INT8", "INT16"} & kinds
     assert any("so that the metric holds" in note for note in ctx.notes)
+
+
+def test_what_is_stored_finer_keeps_what_was_won(prepared, monkeypatch):
+    """All weights go from 4 to 8 bits: they come out as if 8 had been asked for."""
+    nothing = finer.Coarse(frozenset(), holds=True)
+    monkeypatch.setattr(finer, "coarse", lambda *_: nothing)
+    text = "quant:mode=weights:weights={}"
+    _, _, plain = _run(prepared, "digits_dscnn", text.format("int8") + ":recover=none")
+    ctx, _, found = _run(prepared, "digits_dscnn", text.format("int4"))
+    assert any("are stored in 8 bits" in note for note in ctx.notes)
+    assert found < 0.7 * plain
 
 
 def test_a_preview_leaves_the_model_as_it_was(prepared):

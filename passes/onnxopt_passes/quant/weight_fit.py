@@ -5,7 +5,7 @@
 3  scales and integers refined on what each layer reads, kept alike; where that is not known
    (bodies, embeddings), scales of few bits by the weight alone
 4  while the metric still falls too far, the weights that cost most a byte saved are stored finer:
-   in 8 bits a channel, then in 16, then in float
+   in 8 bits a channel, then in 16, then in float; with the steps that were kept for them
 
 Without real samples, and with `recover=none`, only the first is done.
 """
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from onnxopt_passes.quant import Quant
     from onnxopt_passes.quant.coded import Coded
     from onnxopt_passes.quant.forms import Form, Forms
+    from onnxopt_passes.quant.layer_fit import Recovered
 
     Finer = Literal["int8", "int16"]
 
@@ -117,6 +118,8 @@ class _Fit:
         self.now = {
             one.name: replace(one, layer=layers.get(id(one.form.weight.tensor))) for one in plain
         }
+        self.items: dict[str, Item] = {}
+        self.kept: Recovered = {}
 
     def run(self) -> list[Fitted]:
         self._recover()
@@ -131,28 +134,18 @@ class _Fit:
         """Correct biases, then refine integers, wherever held-out noise falls."""
         able = [f.layer for f in self.now.values() if f.layer is not None]
         found = readings.read(self.model, able, self.samples, self.trial.settings)
-        items = {}
         for name, one in self.now.items():
             if one.layer is not None and id(one.layer.weight) in found:
                 reading = found[id(one.layer.weight)]
-                items[name] = Item(reading, one.coded, one.layer.biased)
-        fits = LayerFit(items)
+                self.items[name] = Item(reading, one.coded, one.layer.biased)
+        fits = LayerFit(self.items)
 
-        def changed(won: Won) -> dict[str, Fitted]:
-            return {
-                name: replace(
-                    self.now[name],
-                    coded=won.refined.get(name, self.now[name].coded),
-                    offsets=won.biases.get(name),
-                )
-                for name in {*won.biases, *won.refined}
-            }
+        def build(won: Won) -> Exported:
+            return self._build(_changed(self.now, won))
 
-        kept = fits.search(
-            "weights", lambda won: self._build(changed(won)), items, self.trial, self.ctx
-        )
-        self.now |= changed(fits.won(kept))
-        self._rescale([name for name in self.now if name not in items])
+        self.kept = fits.search("weights", build, self.items, self.trial, self.ctx)
+        self.now |= _changed(self.now, fits.won(self.kept))
+        self._rescale([name for name in self.now if name not in self.items])
 
     def _rescale(self, names: Collection[str]) -> None:
         """Choose scales of few bits by the weight alone, where held-out noise falls."""
@@ -207,12 +200,13 @@ class _Fit:
             granularity="auto",
             symmetric=True,
         )
-        found: dict[str, Fitted | None] = {}
+        found: dict[str, Fitted] = {}
         for name, one in self.now.items():
             form = forms.form(one.form.weight, options, self.counts)
             if form.grid.bits > one.coded.grid.bits:
                 found[name] = Fitted(form, form.code(), one.layer)
-        return found
+        items = {n: replace(i, plain=found[n].coded) for n, i in self.items.items() if n in found}
+        return {**found, **_changed(found, LayerFit(items).won(self.kept))}
 
     def _replace(self, changed: Mapping[str, Fitted | None]) -> None:
         for name, one in changed.items():
@@ -227,6 +221,18 @@ class _Fit:
                 f"{len(changed)} of {len(self.now)} weights are stored in {bits[0]} bits, so that"
                 " the metric holds"
             )
+
+
+def _changed(now: Mapping[str, Fitted], won: Won) -> dict[str, Fitted]:
+    """Return the weights that steps change, as they are then."""
+    return {
+        name: replace(
+            now[name],
+            coded=won.refined.get(name, now[name].coded),
+            offsets=won.biases.get(name),
+        )
+        for name in {*won.biases, *won.refined}
+    }
 
 
 def preview(model: Model, fitted: Iterable[Fitted]) -> Exported:
