@@ -120,8 +120,7 @@ def _seen(node: gs.Node, labels: Sequence[int]) -> list[int] | None:
     if node.op == "Unsqueeze":
         rest = iter(labels)
         return [ONE if i in chosen else next(rest) for i in range(rank)]
-    left = [label for i, label in enumerate(labels) if i not in chosen]
-    return left if all(labels[i] == ONE for i in chosen) else None
+    return [label for i, label in enumerate(labels) if i not in chosen]
 
 
 def _reshaped(node: gs.Node, labels: Sequence[int]) -> list[int] | None:
