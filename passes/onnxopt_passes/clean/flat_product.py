@@ -1,10 +1,10 @@
 """Products of a matrix that are taken of rows laid flat, and stacked again behind it.
 
-Reshape(MatMul(Reshape(x, [-1, k]), W), [*x's other axes, n])  ->  MatMul(x, W)
+Reshape(MatMul(Reshape(x, [.., k]), W), [*x's other axes, n])  ->  MatMul(x, W)
 
-W is a matrix of shape (k, n), so that MatMul takes each row of x by itself wherever it stands. TF
-writes a Dense layer on sequences this way (`Tensordot`). A bias that is added next stands right
-behind the product then, where runtimes add it in passing.
+W is a matrix of shape (k, n), and k the last size of x: MatMul takes each row of x by itself,
+wherever it stands. TF writes a Dense layer on sequences this way (`Tensordot`). A bias that is added
+next stands right behind the product then, where runtimes add it in passing.
 """
 
 from __future__ import annotations
@@ -26,12 +26,9 @@ def stack_product(graph: gs.Graph, node: gs.Node) -> bool:
     if product is None or flat is None or not match.given(node, 1):
         return False
     source, weight = flat.inputs[0], match.constant(product.inputs[1])
-    rank = axes.rank(source)
-    if weight is None or weight.ndim != 2 or rank is None:
+    if weight is None or weight.ndim != 2 or axes.size(source, -1) != len(weight):
         return False
-    if axes.rank(flat.outputs[0]) != 2 or axes.size(source, -1) != len(weight):
-        return False
-    if axes.size(flat.outputs[0], -1) != len(weight) or not _stacked(node, source, weight.shape[1]):
+    if not _stacked(node, source, weight.shape[1]):
         return False
 
     out = node.outputs[0]
@@ -52,7 +49,7 @@ def _stacked(node: gs.Node, source: gs.Tensor, columns: int) -> bool:
         return False
     expected = [*(shapes.axis(source, i) for i in range(rank - 1)), columns]
     open_ = [e for e, x in zip(wanted, expected, strict=True) if e != x]
-    return 0 not in wanted and open_ in ([], [-1])
+    return open_ in ([], [-1])
 
 
 RULES: tuple[Rule, ...] = (Rule("stack_product", ("Reshape",), stack_product),)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def gather_all(graph: gs.Graph, node: gs.Node) -> bool:
     """Make a Reshape of a Gather whose indices count all elements of a tensor."""
     flat, total = (match.producer(t) for t in node.inputs)
-    if axes.integer(node, "axis", 0) != 0 or not match.is_op(flat, "Reshape"):
+    if flat is None or total is None:
         return False
-    if flat is None or total is None or not match.is_op(total, "Add"):
+    if not match.is_op(flat, "Reshape") or not match.is_op(total, "Add"):
         return False
     shape = match.integers(flat, 1, "shape")
     parts = _constant_last(total)
