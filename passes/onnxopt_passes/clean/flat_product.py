@@ -3,8 +3,8 @@
 Reshape(MatMul(Reshape(x, [.., k]), W), [*x's other axes, n])  ->  MatMul(x, W)
 
 W is a matrix of shape (k, n), and k the last size of x: MatMul takes each row of x by itself,
-wherever it stands. TF writes a Dense layer on sequences this way (`Tensordot`). A bias that is added
-next stands right behind the product then, where runtimes add it in passing.
+wherever it stands. TF writes a Dense layer on sequences this way (`Tensordot`). A bias that is
+added next stands right behind the product then, where runtimes add it in passing.
 """
 
 from __future__ import annotations
