@@ -14,7 +14,7 @@ from onnxopt.base import Context
 from onnxopt.model import Model
 from onnxopt.runtime import Session, Settings
 from onnxopt.samples import open_samples
-from onnxopt_passes.quant import Quant, finer, recovery, weight_fit
+from onnxopt_passes.quant import Quant, finer, layer_fit, recovery, weight_fit
 from onnxopt_passes.quant.trial import Found, Trial, relative
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -158,6 +158,18 @@ def test_what_is_stored_finer_keeps_what_was_won(prepared, monkeypatch):
     ctx, _, found = _run(prepared, "digits_dscnn", text.format("int4"))
     assert any("are stored in 8 bits" in note for note in ctx.notes)
     assert found < 0.7 * plain
+
+
+def test_nothing_finer_is_fitted_where_the_metric_holds(prepared, monkeypatch):
+    seen, refine = set(), layer_fit.refine.refine
+
+    def watched(coded, *rest):
+        seen.add(coded.grid.bits)
+        return refine(coded, *rest)
+
+    monkeypatch.setattr(layer_fit.refine, "refine", watched)
+    _run(prepared, "digits_dscnn", "quant:mode=weights:weights=int4")
+    assert seen == {4}
 
 
 def test_a_preview_leaves_the_model_as_it_was(prepared):

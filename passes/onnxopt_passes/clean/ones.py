@@ -1,12 +1,12 @@
 """Ops that put in, leave out, or move axes of size 1, and permute the others.
 
-Transpose(x, p)  ->  x                          if p moves axes of size 1 alone, past no other
-h(..g(f(x)))     ->  x, or one op of x          f, g, h: Squeeze, Unsqueeze, Transpose, and Reshapes
-                                                that only put in or leave out axes of size 1
+h(..g(f(x)))  ->  x, or one op of x         f, g, h: Squeeze, Unsqueeze, Transpose, and Reshapes
+                                            that only put in or leave out axes of size 1
 
 Each axis of x is followed through the chain. What comes out is x itself; or x without some ones, or
 with some more, in the same order (Squeeze, Unsqueeze); or a permutation of its axes (Transpose).
-Where it is none of these, all stay. Only sizes that are known to be 1 count as such.
+Where it is none of these, all stay. An op alone goes where it makes x itself. Only sizes that are
+known to be 1 count as such.
 """
 
 from __future__ import annotations
@@ -34,31 +34,23 @@ ONE = -1
 """Stands for an axis of size 1; any other axis is told by its place in the source."""
 
 
-def still_transpose(graph: gs.Graph, node: gs.Node) -> bool:
-    """Drop a Transpose that moves axes of size 1 alone, and those past no other axis."""
-    labels = _source(node)
-    return (
-        labels is not None and _seen(node, labels) == labels and bypass(graph, node, node.inputs[0])
-    )
-
-
 def merge_chain(graph: gs.Graph, node: gs.Node) -> bool:
     """Make one op, or none, of some that only move axes of size 1 and permute the others."""
-    chain, alone = [node], True
-    found = None
-    while len(chain) < LONGEST:
-        read = chain[-1].inputs[0]
-        inner = match.producer(read)
-        if inner is None or not match.is_op(inner, *VIEWS):
-            break
-        alone = alone and match.sole(graph, read) is not None
+    chain: list[gs.Node] = []
+    found, alone = None, True
+    inner: gs.Node | None = node
+    while inner is not None and match.is_op(inner, *VIEWS) and len(chain) < LONGEST:
         chain.append(inner)
+        source = inner.inputs[0]
         before = _source(inner)
         after = None if before is None else _through(chain, before)
         if before is not None and after == before:
-            return bypass(graph, node, inner.inputs[0])
-        one = None if before is None or after is None or not alone else _single(before, after)
-        found = found if one is None else (inner.inputs[0], *one)
+            return bypass(graph, node, source)
+        if before is not None and after is not None and alone and len(chain) > 1:
+            one = _single(before, after)
+            found = found if one is None else (source, *one)
+        alone = alone and match.sole(graph, source) is not None
+        inner = match.producer(source)
     if found is None:
         return False
 
@@ -161,8 +153,5 @@ def _extra(labels: Sequence[int], without: Sequence[int]) -> list[int] | None:
     return None if rest else extra
 
 
-RULES: tuple[Rule, ...] = (
-    Rule("still_transpose", ("Transpose",), still_transpose),
-    Rule("merge_chain", VIEWS, merge_chain),
-)
-"""In the order in which they are tried."""
+RULES: tuple[Rule, ...] = (Rule("merge_chain", VIEWS, merge_chain),)
+"""The rule."""

@@ -169,13 +169,19 @@ class _Fit:
         before = self.trial.drop(self.model.export())
         limit = max(CAUTION * self.ctx.max_drop, before + SHARE * self.ctx.max_drop)
         for weights in FINER:
-            changed = self._finer(weights)
-            if not changed:
+            plain = self._finer(weights)
+            if not plain:
                 continue
-            saved = {name: self._saved(name, changed[name]) for name in changed}
-            build = partial(self._with_finer, changed)
-            found = finer.coarse(build, saved, self.trial, limit)
-            self._replace({n: f for n, f in changed.items() if n not in found.names})
+            saved = {name: self._saved(name, plain[name]) for name in plain}
+            fits = LayerFit(
+                {
+                    n: replace(i, plain=one.coded)
+                    for n, i in self.items.items()
+                    if (one := plain.get(n))
+                }
+            )
+            found = finer.coarse(partial(self._with_finer, plain, fits), saved, self.trial, limit)
+            self._replace(self._refitted(plain, fits, plain.keys() - found.names))
             if found.holds:
                 return
 
@@ -185,8 +191,18 @@ class _Fit:
         floats = now.coded.integers.size * now.form.weight.values.dtype.itemsize
         return (floats if other is None else other.bytes) - now.bytes
 
-    def _with_finer(self, finer: Mapping[str, Fitted | None], coarse: Collection[str]) -> Exported:
-        return self._build({name: f for name, f in finer.items() if name not in coarse})
+    def _with_finer(
+        self, finer: Mapping[str, Fitted | None], fits: LayerFit, coarse: Collection[str]
+    ) -> Exported:
+        return self._build(self._refitted(finer, fits, finer.keys() - set(coarse)))
+
+    def _refitted(
+        self, finer: Mapping[str, Fitted | None], fits: LayerFit, names: Collection[str]
+    ) -> dict[str, Fitted | None]:
+        """Return finer forms of some weights, with the steps that were kept for them."""
+        some = {name: one for name, one in finer.items() if name in names}
+        won = fits.won({step: part & some.keys() for step, part in self.kept.items()})
+        return {**some, **_changed({n: one for n, one in some.items() if one is not None}, won)}
 
     def _finer(self, weights: Finer | None) -> dict[str, Fitted | None]:
         """Return the forms of weights that have fewer bits now; None is float."""
@@ -200,13 +216,12 @@ class _Fit:
             granularity="auto",
             symmetric=True,
         )
-        found: dict[str, Fitted] = {}
+        found: dict[str, Fitted | None] = {}
         for name, one in self.now.items():
             form = forms.form(one.form.weight, options, self.counts)
             if form.grid.bits > one.coded.grid.bits:
                 found[name] = Fitted(form, form.code(), one.layer)
-        items = {n: replace(i, plain=found[n].coded) for n, i in self.items.items() if n in found}
-        return {**found, **_changed(found, LayerFit(items).won(self.kept))}
+        return found
 
     def _replace(self, changed: Mapping[str, Fitted | None]) -> None:
         for name, one in changed.items():
