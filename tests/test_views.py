@@ -78,3 +78,32 @@ def test_chains_give_the_same_in_fewer_nodes(seed):
         assert Clean().run(Model.from_exported(after), Context()) == 0
         saved += fewer if edits else 0
     assert saved > 2 * CHAINS
+
+
+@pytest.mark.parametrize(
+    ("ops", "left"),
+    [
+        ((("Squeeze", [1]), ("Unsqueeze", [1])), ["Neg"]),
+        ((("Unsqueeze", [0]), ("Unsqueeze", [2])), ["Unsqueeze", "Neg"]),
+        ((("Squeeze", [1]), ("Unsqueeze", [-1])), ["Squeeze", "Unsqueeze", "Neg"]),
+        ((("Squeeze", [1]), ("Unsqueeze", [0])), ["Squeeze", "Unsqueeze", "Neg"]),
+    ],
+)
+def test_axes_from_the_front_need_no_rank(ops, left):
+    constants = []
+    nodes = [
+        helper.make_node(op, [f"t{i}", _constant(constants, named)], [f"t{i + 1}"])
+        for i, (op, named) in enumerate(ops)
+    ]
+    nodes.append(helper.make_node("Neg", [f"t{len(ops)}"], ["y"]))
+    ends = [helper.make_tensor_value_info(name, 1, None) for name in ("t0", "y")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = Model.from_proto(proto)
+    before = model.export()
+    Clean().run(model, Context())
+    after = model.export()
+    assert [n.op_type for n in after.proto.graph.node] == left
+    feed = {"t0": np.arange(6, dtype=np.float32).reshape(3, 1, 2)}
+    want, got = (Session(m).run(feed)["y"] for m in (before, after))
+    np.testing.assert_array_equal(got, want)

@@ -30,6 +30,9 @@ VIEWS = ("Squeeze", "Unsqueeze", "Transpose", "Reshape")
 LONGEST = 6
 """Ops of the longest chain that is followed."""
 
+MOST_AXES = 64
+"""Axes that a tensor of unknown rank is given: more than any has, so that its last are not met."""
+
 ONE = -1
 """Stands for an axis of size 1; any other axis is told by its place in the source."""
 
@@ -42,7 +45,7 @@ def merge_chain(graph: gs.Graph, node: gs.Node) -> bool:
     while inner is not None and match.is_op(inner, *VIEWS) and len(chain) < LONGEST:
         chain.append(inner)
         source = inner.inputs[0]
-        before = _source(inner)
+        before = _source(inner) or _unranked(chain)
         after = None if before is None else _through(chain, before)
         if before is not None and after == before:
             return bypass(graph, node, source)
@@ -95,6 +98,15 @@ def _source(node: gs.Node) -> list[int] | None:
     return (
         None if left is None else [ONE if d == 1 or i in left else i for i, d in enumerate(found)]
     )
+
+
+def _unranked(chain: Sequence[gs.Node]) -> list[int] | None:
+    """Return labels for a source of unknown rank, where a chain counts all axes from the front."""
+    named = [axes.axes_of(n) for n in chain if match.is_op(n, "Squeeze", "Unsqueeze")]
+    if len(named) < len(chain) or any(not part or min(part) < 0 for part in named):
+        return None
+    gone = named[-1] if chain[-1].op == "Squeeze" else None
+    return [ONE if gone and i in gone else i for i in range(MOST_AXES)]
 
 
 def _seen(node: gs.Node, labels: Sequence[int]) -> list[int] | None:

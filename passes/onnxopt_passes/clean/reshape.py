@@ -6,7 +6,7 @@ Flatten(Flatten(x), axis 0 or 1)  -> Flatten(x)
 Squeeze or Unsqueeze(Reshape(x))  -> Reshape(x)
 Reduce(x, keepdims=0) + Unsqueeze -> Reduce(x, keepdims=1), and back with Squeeze
 
-Squeeze and Unsqueeze among themselves are the matter of `squeeze`; `RULES` has both.
+Squeeze and Unsqueeze among themselves are the matter of `ones`.
 
 A 0 in a shape copies the axis at its place from f(x). It stays only if x has the same axis there;
 else its size has to be known, or to follow from all others. Sizes computed by the model may turn
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from onnxopt import match, shape_values, shapes
 from onnxopt.model import ir
 from onnxopt.rewrite import Rule
-from onnxopt_passes.clean import axes, squeeze
+from onnxopt_passes.clean import axes
 from onnxopt_passes.clean.bypass import bypass
 from onnxopt_passes.clean.islands import REDUCTIONS
 
@@ -202,6 +202,5 @@ RULES: tuple[Rule, ...] = (
     Rule("flatten_to_reshape", ("Flatten",), flatten_to_reshape),
     Rule("absorb_axes", ("Squeeze", "Unsqueeze"), absorb_axes),
     Rule("keep_reduced", ("Squeeze", "Unsqueeze"), keep_reduced),
-    *squeeze.RULES,
 )
 """In the order in which they are tried."""
