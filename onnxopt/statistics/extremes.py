@@ -32,7 +32,8 @@ def largest(
 
     Args:
         model: Not changed.
-        axes: Float tensors of its main graph, by name, and the axis of each.
+        axes: Float tensors of its main graph, by name, and the axis of each; the last one is -1,
+            and needs opset 11.
         samples: What to run; at least one.
         settings: How to load it.
         magnitude: Look at magnitudes rather than at values.
@@ -63,16 +64,23 @@ def _magnitudes(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:
 
 
 def _columns(graph: gs.Graph, tensor: gs.Tensor, axis: int) -> gs.Tensor:
-    """Put nodes behind a tensor that reduce it to (rows, channels), channels being axis 1."""
-    if axis == -1:
-        return tensor
+    """Put nodes behind a tensor that reduce it to (rows, channels), channels being axis 1.
+
+    Of the last axis, by ops that are the same in all opsets from 11 on: (rows, channels), turned,
+    (channels, 1, rows), and its pool.
+    """
     name = f"onnxopt.largest.{tensor.name}"
-    shape = gs.Constant(f"{name}.shape", np.asarray([0, 0, -1], np.int64))
-    rows, best, flat = (gs.Variable(f"{name}.{w}", np.float32) for w in ("rows", "best", "flat"))
-    for op, inputs, out in (
-        ("Reshape", [tensor, shape], rows),
-        ("GlobalMaxPool", [rows], best),
-        ("Flatten", [best], flat),
-    ):
-        match.insert(graph, gs.Node(op, f"{out.name}.node", {}, inputs, [out]))
-    return flat
+    last = axis == -1
+    shape = gs.Constant(f"{name}.shape", np.asarray([0, 1, -1] if last else [0, 0, -1], np.int64))
+    steps: list[tuple[str, dict[str, object], list[gs.Tensor]]] = [
+        ("Flatten", {"axis": -1}, []),
+        ("Transpose", {"perm": [1, 0]}, []),
+    ]
+    steps = steps if last else []
+    steps += [("Reshape", {}, [shape]), ("GlobalMaxPool", {}, [])]
+    steps += [("Flatten", {"axis": 0 if last else 1}, [])]
+    for i, (op, attributes, more) in enumerate(steps):
+        out = gs.Variable(f"{name}.{i}", np.float32)
+        match.insert(graph, gs.Node(op, f"{out.name}.node", attributes, [tensor, *more], [out]))
+        tensor = out
+    return tensor

@@ -1,6 +1,7 @@
 """Which products run in integers under dynamic quantization, and what is won back for them.
 
-1  all products, channels of their inputs brought to like size where that lowers the noise
+1  all products, channels of their inputs brought to like size where that lowers the noise: by
+   factors that the layer in front takes in (`equalize`), or by a Mul (`smooth`)
 2  where sums of two products could saturate, columns narrowed so far that no input can make them;
    less far, by emulation on samples, where that lowers the noise
 3  biases and integers of weights fitted, wherever the noise on the trying part falls
@@ -33,6 +34,7 @@ from onnxopt_passes.quant import (
     readings,
     recovery,
     saturation,
+    smooth,
 )
 from onnxopt_passes.quant.layer_fit import Item, LayerFit, Won
 from onnxopt_passes.quant.plan import Plan
@@ -77,6 +79,7 @@ class DynamicSearch:
         self.limits = self._limits({})
         self.met: dict[str, Met] = {}
         self.won = Won()
+        self.smoothing: dict[str, np.ndarray] = {}
         cells = dynamic_lstm.find(model) if ctx.target == "ort-cpu" and self.channelwise else []
         self.cells = {cell.name: cell.code(self.saturates) for cell in cells}
 
@@ -89,6 +92,7 @@ class DynamicSearch:
         plan = Plan(chosen={*self.products, *self.cells})
         if self.options.recover == "auto" and self.products:
             self._equalize(plan)
+            self._smooth(plan)
             self._widen(plan)
             fits = self._layers()
             build = partial(self._build, set(self.products))
@@ -122,6 +126,10 @@ class DynamicSearch:
         names = plan.recovered.get(equalize.STEP)
         if names:
             self._take(self._equalized(self._factors(), names))
+        names = plan.recovered.get(smooth.STEP)
+        if names:
+            found = smooth.measure(self.model, self.fit, self.settings)
+            self._take_smoothing(found, names)
         names = plan.recovered.get(WIDENED)
         if names:
             self._take_met({n: m for n, m in self._emulated().items() if n in names})
@@ -133,9 +141,7 @@ class DynamicSearch:
         factors = self._factors()
 
         def build(names: Collection[str]) -> Exported:
-            model = self._equalized(factors, names)
-            dynamic.build(model, self.products, self.limits, self.channelwise)
-            return model.export()
+            return self._coded(self._equalized(factors, names), self.products, self.limits)
 
         kept = recovery.keep(equalize.STEP, list(factors), build, self.trial)
         kept.report(self.ctx, "dynamic")
@@ -158,15 +164,42 @@ class DynamicSearch:
         self.products = {p.name: p for p in dynamic.find(model)}
         self.limits = self._limits({})
 
+    def _smooth(self, plan: Plan) -> None:
+        """Put a Mul in front of products where that lowers the noise."""
+        found = smooth.measure(self.model, self.fit, self.settings)
+
+        def build(names: Collection[str]) -> Exported:
+            some = {name: found[name] for name in names}
+            return self._coded(self._smoothed(some, self.products), self.products, self.limits)
+
+        kept = recovery.keep(smooth.STEP, list(found), build, self.trial)
+        kept.report(self.ctx, "dynamic")
+        if kept.names:
+            plan.recovered[smooth.STEP] = kept.names
+            self._take_smoothing(found, kept.names)
+
+    def _smoothed(self, found: Mapping[str, np.ndarray], products: Collection[str]) -> Model:
+        """Return the source, smoothed in front of some products."""
+        model = Model.from_exported(self.source)
+        shapes.infer(model)
+        smooth.apply(model, found, products)
+        return model
+
+    def _take_smoothing(self, found: Mapping[str, np.ndarray], names: Collection[str]) -> None:
+        """Look at the smoothed model from now on; what is built is smoothed as far as it needs."""
+        source = self.source
+        self.smoothing = {name: found[name] for name in sorted(names)}
+        self._take(self._smoothed(self.smoothing, self.products))
+        self.source = source
+
     def _widen(self, plan: Plan) -> None:
         """Let columns that do not saturate on samples use more of int8, where that helps."""
         met = self._emulated()
 
         def build(names: Collection[str]) -> Exported:
             limits = self._limits({name: met[name] for name in names})
-            model = Model.from_exported(self.source)
-            dynamic.build(model, self.products, limits, self.channelwise)
-            return model.export()
+            model = self._smoothed(self.smoothing, self.products)
+            return self._coded(model, self.products, limits)
 
         kept = recovery.keep(WIDENED, list(met), build, self.trial)
         kept.report(self.ctx, "dynamic")
@@ -216,10 +249,19 @@ class DynamicSearch:
         return self._build(chosen, self.won)
 
     def _build(self, chosen: Collection[str], won: Won) -> Exported:
-        model = Model.from_exported(self.source)
-        dynamic.build(model, chosen, self.limits, self.channelwise, won)
-        if not self.cells.keys().isdisjoint(chosen):
-            with rewrite.editing(model):
+        return self._coded(self._smoothed(self.smoothing, chosen), chosen, self.limits, won)
+
+    def _coded(
+        self,
+        model: Model,
+        chosen: Collection[str],
+        limits: Mapping[str, np.ndarray],
+        won: Won = dynamic.NOTHING,
+    ) -> Exported:
+        """Return a model, shapes inferred, with these units in integers; it is used up."""
+        with rewrite.editing(model):
+            dynamic.place(model, chosen, limits, self.channelwise, won)
+            if not self.cells.keys().isdisjoint(chosen):
                 dynamic_lstm.place(model, chosen, self.cells)
         return model.export()
 
