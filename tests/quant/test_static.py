@@ -42,6 +42,65 @@ def test_activations_go_where_saturation_says_the_same(quantized, model, context
     assert ops(after)["Relu"] == 0
 
 
+BOUNDED = (
+    HEAD
+    + """g (float[1,8,12,12] x) => (float[1,8,12,12] y)
+<float[8,8,3,3] w, float[8,8,1,1] v, float one = {-0.3}, float peak = {0.5},
+ float[1,1,1,1] high, float[1,8,1,1] wide> {
+   c = Conv<pads=[1,1,1,1]>(x, w)
+   l = LeakyRelu<alpha=0.2>(c)
+   b = Max(l, one)
+   y = Conv(b, v)
+}"""
+)
+
+
+def _bounded(model, bound):
+    built = model(BOUNDED.replace("Max(l, one)", bound))
+    for tensor in built.graph.tensors().values():
+        if tensor.name == "high":
+            tensor.values = np.full(tensor.values.shape, 0.5, np.float32)
+    return built
+
+
+@pytest.mark.parametrize(
+    ("bound", "clip"),
+    [
+        ("Max(l, one)", "Clip(l, one)"),
+        ("Max(one, l)", "Clip(l, one)"),
+        ("Min(l, high)", "Clip(l, , peak)"),
+    ],
+)
+def test_bounds_around_zero_are_saturation(quantized, model, context, bound, clip):
+    lost = []
+    for text in (bound, clip):
+        ctx = context((1, 8, 12, 12), max_drop=1.0)
+        before, after, _ = quantized(_bounded(model, text), ctx)
+        assert not {"Max", "Min", "Clip"} & set(ops(after))
+        lost.append(noise(before, after, next(iter(ctx.calibration)).feed))
+    assert lost[0] == pytest.approx(lost[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "bound", ["Max(l, high)", "Min(l, one)", "Max(l, one, one)", "Max(l, c)", "Max(l, wide)"]
+)
+def test_other_bounds_stay(quantized, model, context, bound):
+    # a maximum with a number above zero, with a tensor, or with more than a number
+    _, after, _ = quantized(_bounded(model, bound), context((1, 8, 12, 12), max_drop=1.0))
+    assert ops(after)["Max"] + ops(after)["Min"] == 1
+
+
+def test_a_bound_that_adds_an_axis_is_none(quantized, model, context):
+    text = BOUNDED.replace("float one = {-0.3}", "float[1,1,1,1,1] one").replace(
+        "y = Conv(b, v)", "s = Squeeze(b, first)\n   y = Conv(s, v)"
+    )
+    text = text.replace("float[1,1,1,1] high", "int64[1] first = {0}, float[1,1,1,1] high")
+    built = model(text)
+    built.graph.tensors()["one"].values = np.full((1,) * 5, -0.3, np.float32)
+    _, after, _ = quantized(built, context((1, 8, 12, 12), max_drop=1.0))
+    assert ops(after)["Max"] == 1
+
+
 def test_an_op_without_integer_kernel_gets_no_q_and_dq(quantized, model, context):
     text = (
         HEAD

@@ -26,7 +26,7 @@ SECONDS = 3.0
 """Time spent on a comparison of two models."""
 
 CLEARLY = 0.97
-"""Share of a region's time that units alone have to stay under."""
+"""Share of the time of what is less of a loss that something has to stay under to be chosen."""
 
 
 def hold(

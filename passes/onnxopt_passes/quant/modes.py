@@ -170,9 +170,9 @@ class Search:
         words = f"{self.step}: {len(found.chosen)} of {candidates} units"
         if found.chosen and self.q.timed:
             made = self.build(found.chosen)
-            won, times = holding.faster(self.source, made, self.trial, self.ctx)
+            won, times = holding.faster(self.source, made, self.trial, self.ctx, holding.CLEARLY)
             words += f", {times}"
-            if not won:
-                found.leave(set(found.chosen), f"the whole is not faster: {times}")
+            if not won:  # weights alone are as small, and exact
+                found.leave(set(found.chosen), f"the whole is not clearly faster: {times}")
         self.ctx.notes.append(words)
         return found

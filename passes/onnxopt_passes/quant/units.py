@@ -1,6 +1,7 @@
 """Which nodes may run in integers: those that onnxruntime has 8-bit kernels for, as it writes them.
 
-A *unit* is one such node, with the Relu or Clip behind it that saturation of the integers absorbs.
+A *unit* is one such node, with the bound behind it (Relu, Clip, Max, Min) that saturation of the
+integers absorbs.
 Units that *compute* stand between DequantizeLinear and QuantizeLinear, and onnxruntime fuses the
 three. Units that *move* elements work on the integers themselves: the same operator, on 8 bits.
 Left out although onnxruntime would take them: Softmax, whose integer kernel costs accuracy, and
@@ -57,6 +58,10 @@ MOVED = (
 """Units that move: the integers of the output are some of those of the input."""
 
 
+BOUNDS = ("Relu", "Clip", "Max", "Min")
+"""What saturation of integers can stand for."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """A node that may run in integers.
@@ -64,7 +69,7 @@ class Unit:
     Attributes:
         name: The node's label: how plans and edit ids call it.
         node: The node.
-        activation: The Relu or Clip behind it that goes, None if there is none.
+        activation: The bound behind it that goes, None if there is none.
         inputs: Float tensors that it reads and that are not constant.
         output: What it makes, behind the activation.
     """
@@ -131,13 +136,13 @@ def _activations(node: gs.Node) -> list[gs.Tensor]:
 
 
 def _absorbed(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
-    """Return the Relu or Clip that is the only reader of a node and lets zero through."""
-    reader = match.sole_reader(graph, node.outputs[0], "Relu", "Clip")
+    """Return the bound that is the only reader of a node and lets zero through."""
+    reader = match.sole_reader(graph, node.outputs[0], *BOUNDS)
     return None if reader is None or bounds(reader) is None else reader
 
 
 def bounds(node: gs.Node) -> tuple[float, float] | None:
-    """Return the range that a Relu or Clip with constant bounds leaves; None without zero in it."""
+    """Return the range that a constant bound leaves; None without zero in it."""
     low, high = 0.0, np.inf
     if node.op == "Clip":
         limits: list[float] = []
@@ -147,7 +152,26 @@ def bounds(node: gs.Node) -> tuple[float, float] | None:
                 return None
             limits.append(float(value))
         low, high = limits
+    elif node.op in ("Max", "Min"):
+        limit = _limit(node)
+        if limit is None:
+            return None
+        low, high = (limit, np.inf) if node.op == "Max" else (-np.inf, limit)
     return (low, high) if low <= 0 <= high and low < high else None
+
+
+def _limit(node: gs.Node) -> float | None:
+    """Return the number that a Max or Min compares one tensor of the same shape with."""
+    if len(node.inputs) != 2:
+        return None
+    for x, other in (node.inputs, node.inputs[::-1]):
+        value, shape = match.scalar(other), shapes.dims(x)
+        if value is None or match.constant(x) is not None or shape is None:
+            continue
+        constant = match.constant(other)
+        if constant is not None and constant.ndim <= len(shape):
+            return float(value)
+    return None
 
 
 def _any(node: gs.Node) -> bool:
