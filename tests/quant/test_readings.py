@@ -83,10 +83,72 @@ def test_moments_are_those_of_all_rows(monkeypatch, room):
         ]
         every = np.concatenate(rows).astype(np.float64)
         np.testing.assert_allclose(reading.mean[0], every.mean(0), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(reading.gram(True)[0], np.cov(every.T, bias=True), atol=1e-4)
-        np.testing.assert_allclose(
-            reading.gram(False)[0], every.T @ every / len(every), rtol=1e-4, atol=1e-4
-        )
+        ((_, about), (_, raw)) = (reading.grams(biased)[0] for biased in (True, False))
+        np.testing.assert_allclose(about[0], np.cov(every.T, bias=True), atol=1e-4)
+        np.testing.assert_allclose(raw[0], every.T @ every / len(every), rtol=1e-4, atol=1e-4)
+
+
+WIDE = (
+    HEAD
+    + """h (float[1,12,9,9] x) => (float[1,5,7,7] y, float[1,6,9,9] z)
+<float[5,12,3,3] w, float[6,6,1,1] g> {
+   y = Conv(x, w)
+   z = Conv<group=2>(x, g)
+}"""
+)
+
+
+@pytest.mark.parametrize(("widest", "counts"), [(108, [1, 1]), (60, [4, 1]), (5, [12, 2])])
+def test_wide_layers_are_seen_in_parts(monkeypatch, widest, counts):
+    monkeypatch.setattr(readings, "ROWS", 1000)
+    model, samples = _model(WIDE), _drawn((1, 12, 9, 9), 7)
+    layers = linear.find_all(model.graph)
+    whole = readings.read(model, layers, samples, Settings())
+    monkeypatch.setattr(readings, "WIDEST", widest)
+    assert [readings.parts(layer) for layer in layers] == counts
+    found = readings.read(model, layers, samples, Settings())
+    for layer, count in zip(layers, counts, strict=True):
+        key = id(layer.weight)
+        for biased in (True, False):
+            ((_, every),) = whole[key].grams(biased)
+            parts = found[key].grams(biased)
+            assert len(parts) == count
+            covered = np.concatenate([np.arange(layer.shape[2])[part] for part, _ in parts])
+            np.testing.assert_array_equal(covered, np.arange(layer.shape[2]))
+            for part, gram in parts:
+                np.testing.assert_allclose(gram, every[:, part, part], atol=1e-4)
+        np.testing.assert_allclose(found[key].mean, whole[key].mean, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", ["int8", "int4"])
+def test_parts_win_back_what_the_whole_does_where_they_are_not_correlated(monkeypatch, grid):
+    text = HEAD + "g (float[40,64] x) => (float[40,50] y) <float[64,50] w> { y = MatMul(x, w) }"
+    model = _model(text)
+    (layer,) = linear.find_all(model.graph)
+    rng = np.random.default_rng(1)
+    mixed = [rng.normal(size=(16, 16)) for _ in range(4)]
+    samples = [
+        np.hstack([rng.normal(size=(40, 16)) @ m for m in mixed]).astype(np.float32)
+        for _ in range(30)
+    ]
+    drawn = Samples(lambda: ((lambda x=x: Sample({"x": x})) for x in samples), "here", length=30)
+    weight, every = layer.weight.values, np.concatenate(samples)
+
+    def lost(coded):
+        return float(np.square(every @ (coded.values() - weight)).sum())
+
+    if grid == "int8":
+        plain = coded.by_axis(weight, scheme.GRIDS[grid], True, 1)
+    else:
+        plain = coded.in_blocks(weight, scheme.GRIDS[grid], True, coded.along(weight.shape, 16), 16)
+    errors = []
+    for widest in (64, 32):
+        monkeypatch.setattr(readings, "WIDEST", widest)
+        (reading,) = readings.read(model, [layer], drawn, Settings()).values()
+        assert len(reading.grams(biased=True)) == (64 // widest) ** 2
+        errors.append(lost(refine.refine(plain, reading, False).coded))
+    assert errors[1] < 1.1 * errors[0]
+    assert errors[0] < 0.7 * lost(plain)
 
 
 def test_layers_that_read_the_same_rows_share_them():
@@ -156,5 +218,5 @@ def test_what_a_layer_reads_does_not_depend_on_what_else_is_read(monkeypatch):
     third = layers[2]
     one, all_ = (readings.read(model, some, samples, Settings()) for some in ([third], layers))
     np.testing.assert_array_equal(
-        *(found[id(third.weight)].gram(biased=False) for found in (one, all_))
+        *(found[id(third.weight)].grams(biased=False)[0][1] for found in (one, all_))
     )

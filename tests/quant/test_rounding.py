@@ -29,7 +29,7 @@ def _steps(weight, top=7.0):
 
 
 def _error(weight, steps, integers, gram):
-    return rounding.error(weight, steps.floats(integers), gram)
+    return rounding.error(weight, steps.floats(integers), [(slice(None), gram)])
 
 
 def test_errors_are_passed_on_to_columns_that_follow(layer):
@@ -60,7 +60,9 @@ def test_scales_shrink_where_large_weights_are_rare(layer):
     weight, gram = layer
     steps = _steps(weight)
     owner = np.arange(GROUPS * OUTPUTS).reshape(GROUPS, OUTPUTS, 1) + np.zeros(INPUTS, int)
-    factors = rounding.shrunk(weight, steps, owner, gram).reshape(GROUPS, OUTPUTS, 1)
+    factors = rounding.shrunk(weight, steps, owner, [(slice(None), gram)]).reshape(
+        GROUPS, OUTPUTS, 1
+    )
     better = Steps(steps.scale * factors, steps.zero, steps.low, steps.high)
     before = _error(weight, steps, steps.nearest(weight), gram)
     assert factors.min() < 1
@@ -71,12 +73,12 @@ def test_scales_of_blocks_see_only_their_own_columns(layer):
     weight, gram = layer
     owner = np.arange(GROUPS * OUTPUTS * 3).reshape(GROUPS, OUTPUTS, 3).repeat(50, -1)
     steps = _steps(weight)
-    whole = rounding.shrunk(weight, steps, owner, gram)
+    whole = rounding.shrunk(weight, steps, owner, [(slice(None), gram)])
     alone = rounding.shrunk(
         weight[..., 50:100],
         Steps(*(p[..., 50:100] for p in (steps.scale, steps.zero, steps.low, steps.high))),
         owner[..., 50:100] // 3,
-        gram[:, 50:100, 50:100],
+        [(slice(None), gram[:, 50:100, 50:100])],
     )
     np.testing.assert_array_equal(whole.reshape(-1, 3)[:, 1], alone)
 

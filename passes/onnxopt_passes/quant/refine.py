@@ -53,20 +53,23 @@ def refine(coded: Coded, reading: Reading, biased: bool, most: np.ndarray | None
     """
     layer = reading.layer
     weight = layer.arranged(layer.weight.values)
-    gram = rounding.damped(reading.gram(biased))
+    parts = [(part, rounding.damped(gram)) for part, gram in reading.grams(biased)]
     steps = _steps(coded, coded.params, reading, most)
     numbers = np.arange(coded.params.scale.size).reshape(coded.params.scale.shape)
-    factors = rounding.shrunk(weight, steps, _spread(numbers, coded, reading), gram)
+    factors = rounding.shrunk(weight, steps, _spread(numbers, coded, reading), parts)
     scale = coded.params.scale * factors.reshape(coded.params.scale.shape)
     params = replace(coded.params, scale=np.asarray(scale, np.float32))
     steps = _steps(coded, params, reading, most)
     few = coded.grid.bits <= FEW_BITS
-    start = rounding.propagated(weight, steps, gram) if few else None
-    integers = rounding.descended(weight, steps, gram, start)
+    integers = np.empty(weight.shape, np.float32)
+    for part, gram in parts:
+        some, grid = weight[..., part], steps.columns(part)
+        start = rounding.propagated(some, grid, gram) if few else None
+        integers[..., part] = rounding.descended(some, grid, gram, start)
     restored = layer.restored(integers).reshape(coded.integers.shape)
     found = replace(coded, params=params, integers=restored.astype(coded.grid.dtype))
     before, after = (
-        rounding.error(weight, layer.arranged(c.values()), gram) for c in (coded, found)
+        rounding.error(weight, layer.arranged(c.values()), parts) for c in (coded, found)
     )
     return unrefined(found if after < before else coded, reading)
 

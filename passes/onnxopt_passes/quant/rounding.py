@@ -5,7 +5,7 @@ Of a layer y = W x with the Gram matrix H of its inputs, integers Q, scales s an
     error = sum over rows e H e^T,      e = w - s (q - z)
 
 Three ways to lower it, each on matrices of shape (groups, outputs, inputs), H (groups, inputs,
-inputs):
+inputs), or H of parts of the columns, where those of different parts are taken to be uncorrelated:
 
     shrunk      scales times a factor of a grid, the best for each (SeqMSE of AIMET)
     propagated  column after column, the rest makes up for its error (GPTQ, Frantar et al. 2022)
@@ -18,6 +18,7 @@ held in float64 besides H.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,11 @@ class Steps:
         parts = (self.scale, self.zero, self.low, self.high)
         return Steps(*(part[:, outputs] for part in parts))
 
+    def columns(self, part: slice) -> Steps:
+        """Return the grid of some columns."""
+        parts = (self.scale, self.zero, self.low, self.high)
+        return Steps(*(values[..., part] for values in parts))
+
     def ordered(self, order: np.ndarray) -> Steps:
         """Return the grid with columns in another order, (groups, 1, inputs)."""
         parts = (self.scale, self.zero, self.low, self.high)
@@ -103,29 +109,51 @@ def runs(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def error(weight: np.ndarray, rounded: np.ndarray, gram: np.ndarray) -> float:
-    """Return the sum of e H e^T over all rows."""
-    product, total = _Product(gram), 0.0
-    for part in runs(weight.shape):
-        difference = weight[:, part].astype(np.float64) - rounded[:, part]
-        total += float(np.sum(product.by(difference) * difference))
+Parts = Sequence[tuple[slice, np.ndarray]]
+"""Columns, and their H."""
+
+
+def error(weight: np.ndarray, rounded: np.ndarray, parts: Parts) -> float:
+    """Return the sum of e H e^T over all rows and parts."""
+    total = 0.0
+    for columns, gram in parts:
+        product, exact, found = _Product(gram), weight[..., columns], rounded[..., columns]
+        for part in runs(exact.shape):
+            difference = exact[:, part].astype(np.float64) - found[:, part]
+            total += float(np.sum(product.by(difference) * difference))
     return total
 
 
-def shrunk(weight: np.ndarray, steps: Steps, owner: np.ndarray, gram: np.ndarray) -> np.ndarray:
+def shrunk(weight: np.ndarray, steps: Steps, owner: np.ndarray, parts: Parts) -> np.ndarray:
     """Return the best factor for each scale, float64 of shape (scales,).
 
     Args:
         weight: W.
         steps: Its grid.
         owner: Which scale an element has, of W's shape; columns share one in all rows alike.
-        gram: H. Only errors under one scale are seen together.
+        parts: H of all columns. Only errors under one scale are seen together.
     """
+    factors = FACTORS[bool(steps.high.max() - steps.low.min() <= FEW_STEPS)]
+    errors = np.zeros((len(factors), int(owner.max()) + 1))
+    for columns, gram in parts:
+        grid, own = steps.columns(columns), owner[..., columns]
+        _add_errors(errors, factors, weight[..., columns], grid, own, gram)
+    best: np.ndarray = factors[errors.argmin(0)]
+    return best
+
+
+def _add_errors(
+    errors: np.ndarray,
+    factors: np.ndarray,
+    weight: np.ndarray,
+    steps: Steps,
+    owner: np.ndarray,
+    gram: np.ndarray,
+) -> None:
+    """Add what scales lose in some columns with each factor, (factors, scales)."""
     if (owner[:, 0] != owner[:, 0, :1]).any():
         gram = np.where(owner[:, 0, :, None] == owner[:, 0, None, :], gram, 0.0)
     seen = _Product(gram)
-    factors = FACTORS[bool(steps.high.max() - steps.low.min() <= FEW_STEPS)]
-    errors = np.zeros((len(factors), int(owner.max()) + 1))
     for part in runs(weight.shape):
         some, exact, own = steps.of(part), weight[:, part].astype(np.float64), owner[:, part]
         for found, factor in zip(errors, factors, strict=True):
@@ -133,8 +161,6 @@ def shrunk(weight: np.ndarray, steps: Steps, owner: np.ndarray, gram: np.ndarray
             difference = exact - tried.floats(tried.nearest(exact))
             squares = difference * seen.by(difference)
             found += np.bincount(own.reshape(-1), squares.reshape(-1), len(found))
-    best: np.ndarray = factors[errors.argmin(0)]
-    return best
 
 
 def propagated(weight: np.ndarray, steps: Steps, gram: np.ndarray) -> np.ndarray:
