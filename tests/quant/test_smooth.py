@@ -156,6 +156,16 @@ def test_no_mul_where_all_products_stay_in_float(tmp_path):
     assert _noise(before, after) < 1e-2
 
 
+def test_a_recipe_for_other_samples_smooths_what_is_worth_it(tmp_path, monkeypatch):
+    recipe = tmp_path / "recipe"
+    _quantized(recipe=str(recipe))
+    assert '"n"' in recipe.with_name("recipe.dynamic").read_text("utf-8")
+    monkeypatch.setattr(dynamic_search.smooth, "measure", lambda *_: {})
+    _, after, _ = _quantized(recipe=str(recipe))
+    assert not any(n.name.endswith(".smoothed") for n in after.proto.graph.node)
+    assert _ops(after).count("MatMulInteger") == 3
+
+
 def test_a_remembered_plan_smooths_again():
     made = [_quantized()[1].whole().SerializeToString(deterministic=True) for _ in range(2)]
     assert made[0] == made[1]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxopt import match, rewrite, shapes
+from onnxopt import match, shapes
 from onnxopt.statistics import linear
 from onnxopt_passes.quant import scheme, units
 from onnxopt_passes.quant.coded import Coded
@@ -211,16 +211,3 @@ def _replace(
         match.insert(graph, step)
     if bias is not None:
         match.insert(graph, gs.Node("Add", f"{label}.bias", {}, [scaled, bias], [out]))
-
-
-def build(
-    model: Model,
-    chosen: Collection[str],
-    limits: Mapping[str, np.ndarray],
-    channelwise: bool,
-    won: Won = NOTHING,
-) -> None:
-    """Infer shapes, and make products run in integers; see `place`."""
-    shapes.infer(model)
-    with rewrite.editing(model):
-        place(model, chosen, limits, channelwise, won)

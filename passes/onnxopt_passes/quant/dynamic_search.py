@@ -188,7 +188,7 @@ class DynamicSearch:
     def _take_smoothing(self, found: Mapping[str, np.ndarray], names: Collection[str]) -> None:
         """Look at the smoothed model from now on; what is built is smoothed as far as it needs."""
         source = self.source
-        self.smoothing = {name: found[name] for name in sorted(names)}
+        self.smoothing = {name: s for name, s in found.items() if name in names}
         self._take(self._smoothed(self.smoothing, self.products))
         self.source = source
 
