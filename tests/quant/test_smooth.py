@@ -11,7 +11,7 @@ from onnxopt.model import Model
 from onnxopt.runtime import Session, Settings
 from onnxopt.samples.base import Sample, Samples
 from onnxopt.testing import fill
-from onnxopt_passes.quant import Quant, dynamic_search, equalize, smooth
+from onnxopt_passes.quant import Quant, dynamic_search, equalize, large, smooth
 from onnxopt_passes.quant.trial import relative
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -91,6 +91,15 @@ def test_a_sum_that_reads_the_tensor_is_no_hindrance():
     assert noise["auto"] < 0.3 * noise["none"]
     # products that read one tensor share its Mul and its quantization
     assert _ops(after).count("DynamicQuantizeLinear") == 2
+
+
+def test_its_factors_are_not_listed_as_weights_left_in_float():
+    _, after, _ = _quantized()
+    model = Model.from_exported(after)
+    assert "n.smoothing" in model.graph.tensors()
+    listed = {tensor.name for _, tensor, _, _ in large.constants(model, 16)}
+    assert {"s", "b"} <= listed
+    assert "n.smoothing" not in listed
 
 
 def test_large_channels_are_made_smaller():

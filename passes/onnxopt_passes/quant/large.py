@@ -175,7 +175,7 @@ LSTM_INPUTS = 8
 
 
 def is_scale(tensor: gs.Tensor) -> bool:
-    """Whether all that reads a tensor multiplies integers by it."""
+    """Whether all that reads a tensor multiplies integers by it, or what integers are made of."""
     return bool(tensor.outputs) and all(_scales(node, tensor) for node in tensor.outputs)
 
 
@@ -186,8 +186,16 @@ def _scales(node: gs.Node, tensor: gs.Tensor) -> bool:
         return node.inputs[0] is tensor and is_scale(node.outputs[0])
     if node.op == INTEGER_LSTM:
         return any(t is tensor for t in node.inputs[LSTM_INPUTS:])
+    if not match.is_op(node, "Mul"):
+        return False
     others = [t for t in node.inputs if t is not tensor]
-    return match.is_op(node, "Mul") and any(_from_bytes(t) or _dynamic(t) for t in others)
+    return any(_from_bytes(t) or _dynamic(t) for t in others) or _smooths(node)
+
+
+def _smooths(node: gs.Node) -> bool:
+    """Whether integers are made of what a Mul computes, and nothing else (`smooth`)."""
+    readers = node.outputs[0].outputs
+    return bool(readers) and all(match.is_op(r, "DynamicQuantizeLinear") for r in readers)
 
 
 def _dynamic(tensor: gs.Tensor) -> bool:
