@@ -91,13 +91,7 @@ class DynamicSearch:
         """
         plan = Plan(chosen={*self.products, *self.cells})
         if self.options.recover == "auto" and self.products:
-            self._equalize(plan)
-            self._smooth(plan)
-            self._widen(plan)
-            fits = self._layers()
-            build = partial(self._build, set(self.products))
-            plan.recovered |= fits.search("dynamic", build, self.products, self.trial, self.ctx)
-            self.won = fits.won(plan.recovered)
+            self._recover(plan)
         work = {name: float(self._weight(p).size) for name, p in self.products.items()}
         for name, parts in self.cells.items():
             work[name] = float(sum(integers.size for integers, _ in parts))
@@ -106,6 +100,23 @@ class DynamicSearch:
         plan.leave(plan.chosen - found.names, "it costs too much accuracy")
         self._time_cells(plan)
         return plan
+
+    def _recover(self, plan: Plan) -> None:
+        """Take the steps that lower the noise."""
+        self._equalize(plan)
+        self._smooth(plan)
+        self._widen(plan)
+        fits = self._layers()
+        build = partial(self._build, set(self.products))
+        plan.recovered |= fits.search("dynamic", build, self.products, self.trial, self.ctx)
+        self._take_fits(fits, plan)
+
+    def _take_fits(self, fits: LayerFit, plan: Plan) -> None:
+        """Take what was won, and forget the smoothed model: `build` makes its own."""
+        self.won = fits.won(plan.recovered)
+        if self.smoothing:
+            self.model = self._smoothed({}, ())
+            self.products = {p.name: p for p in dynamic.find(self.model)}
 
     def _time_cells(self, plan: Plan) -> None:
         """Leave LSTMs in float where the model is not clearly faster with them in integers."""
@@ -134,7 +145,7 @@ class DynamicSearch:
         if names:
             self._take_met({n: m for n, m in self._emulated().items() if n in names})
         if any(plan.recovered.values()):
-            self.won = self._layers().won(plan.recovered)
+            self._take_fits(self._layers(), plan)
 
     def _equalize(self, plan: Plan) -> None:
         """Bring channels of tensors between layers to like size, where that lowers the noise."""

@@ -26,6 +26,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxopt import match
+from onnxopt.runtime import aligned
 from onnxopt.statistics import extremes, linear
 from onnxopt_passes.quant import dynamic
 
@@ -131,5 +132,14 @@ def apply(model: Model, found: Mapping[str, np.ndarray], products: Collection[st
         by = gs.Constant(f"{name}.smoothing", (1 / s).astype(np.float32))
         match.insert(model.graph, gs.Node("Mul", smoothed.name, {}, [source, by], [smoothed]))
         for layer in layers:
-            layer.write(layer.matrix() * s)
+            _multiply(layer, s)
             layer.node.inputs[0] = smoothed
+
+
+def _multiply(layer: Linear, s: np.ndarray) -> None:
+    """Multiply the rows of a product's weight, in memory that sessions can share."""
+    values = layer.weight.values
+    shape = [-1 if i == layer.input_axis else 1 for i in range(values.ndim)]
+    made = aligned(values.view(np.uint8).reshape(-1)).view(values.dtype).reshape(values.shape)
+    made *= s.reshape(shape)
+    layer.weight.values = made
