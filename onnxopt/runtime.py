@@ -268,10 +268,10 @@ def _ort_value(stored: Stored) -> Any:
     )
 
 
-def aligned(raw: np.ndarray) -> np.ndarray:
-    """Return a copy of bytes at an aligned address."""
-    room = np.empty(raw.nbytes + ALIGNMENT, np.uint8)
+def aligned(values: np.ndarray) -> np.ndarray:
+    """Return a copy at an address at which sessions share it instead of copying it."""
+    room = np.empty(values.nbytes + ALIGNMENT, np.uint8)
     start = -room.ctypes.data % ALIGNMENT
-    copy = room[start : start + raw.nbytes]
-    copy[:] = raw
+    copy = room[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[...] = values
     return copy

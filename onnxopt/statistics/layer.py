@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxopt import match
 from onnxopt.model import ir
+from onnxopt.runtime import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,7 +145,7 @@ class Linear(ABC):
             ValueError: It has no place for a bias.
         """
         dtype = self.weight.values.dtype
-        self.weight.values = np.ascontiguousarray(self.folded(matrix).astype(dtype))
+        self.weight.values = aligned(self.folded(matrix).astype(dtype))
         if offsets is not None:
             self.write_bias(offsets)
 

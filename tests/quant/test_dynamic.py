@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ import pytest
 from onnxopt import deployed
 from onnxopt.parity import compare
 from onnxopt.runtime import Session, Settings
-from onnxopt_passes.quant import Quant, decide, dynamic, saturation
+from onnxopt_passes.quant import Quant, decide, dynamic, holding, saturation
 from onnxopt_passes.quant.cpu import saturates
 from onnxopt_passes.quant.trial import relative
 
@@ -49,6 +50,19 @@ def test_products_fuse_and_share_their_input(model, context, cpu):
     feed = next(iter(ctx.calibration)).feed
     want, got = Session(before).run(feed), Session(after).run(feed)
     assert max(d.drift for d in compare(want, got).values()) < 0.05
+
+
+@pytest.mark.parametrize(("share", "edits"), [(0.98, 0), (0.9, 3)])
+def test_integers_have_to_be_clearly_faster(model, context, monkeypatch, share, edits):
+    # weights alone are as small, and lose less; 2 % is what two timings of one file differ by
+    def interleave(*_, **__):
+        return [SimpleNamespace(median=t, minimum=t) for t in (1.0, share)]
+
+    monkeypatch.setattr(holding.timing, "interleave", interleave)
+    built = model(ENCODER)
+    Quant(mode="dynamic", cpu="generic").run(built, context((5, 64), max_drop=1.0))
+    ops = Counter(n.op_type for n in built.export().proto.graph.node)
+    assert ops["MatMulInteger"] == edits
 
 
 def test_without_vnni_no_sum_of_two_weights_saturates():

@@ -120,6 +120,25 @@ def test_wide_layers_are_seen_in_parts(monkeypatch, widest, counts):
         np.testing.assert_allclose(found[key].mean, whole[key].mean, rtol=1e-5, atol=1e-6)
 
 
+def test_parts_of_a_wide_layer_take_what_the_widest_takes(monkeypatch):
+    monkeypatch.setattr("onnxopt.statistics.grams.BLOCK", 1 << 12)
+    monkeypatch.setattr("onnxopt.spool.IN_MEMORY", 1 << 12)
+    text = (
+        HEAD
+        + "g (float[9,768] x) => (float[9,4] y) <float[768,4] w> { t = Tanh(x) y = MatMul(t, w) }"
+    )
+    model = _model(text)
+    layers, samples = linear.find_all(model.graph), _drawn((9, 768), 20)
+    readings.read(model, layers, samples, Settings())  # sessions that are made once
+    peaks = []
+    for widest in (768, 192):
+        monkeypatch.setattr(readings, "WIDEST", widest)
+        peak, _ = _peak(lambda: readings.read(model, layers, samples, Settings()))
+        peaks.append(peak)
+    assert peaks[0] > 8 * 768**2
+    assert peaks[1] < peaks[0] / 4, "sixteen parts, of a sixteenth together"
+
+
 @pytest.mark.parametrize("grid", ["int8", "int4"])
 def test_parts_win_back_what_the_whole_does_where_they_are_not_correlated(monkeypatch, grid):
     text = HEAD + "g (float[40,64] x) => (float[40,50] y) <float[64,50] w> { y = MatMul(x, w) }"

@@ -41,7 +41,7 @@ from onnxopt_passes.quant.plan import Plan
 from onnxopt_passes.quant.saturation import LIMITS, Met
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from onnxopt.base import Context
     from onnxopt.model import Exported
@@ -115,7 +115,7 @@ class DynamicSearch:
         """Take what was won, and forget the smoothed model: `build` makes its own."""
         self.won = fits.won(plan.recovered)
         if self.smoothing:
-            self.model = self._smoothed({}, ())
+            self.model = self._smoothed({})
             self.products = {p.name: p for p in dynamic.find(self.model)}
 
     def _time_cells(self, plan: Plan) -> None:
@@ -154,11 +154,23 @@ class DynamicSearch:
         def build(names: Collection[str]) -> Exported:
             return self._coded(self._equalized(factors, names), self.products, self.limits)
 
-        kept = recovery.keep(equalize.STEP, list(factors), build, self.trial)
+        names = self._keep(plan, equalize.STEP, factors, build)
+        if names:
+            self._take(self._equalized(factors, names))
+
+    def _keep(
+        self,
+        plan: Plan,
+        step: str,
+        able: Collection[str],
+        build: Callable[[Collection[str]], Exported],
+    ) -> frozenset[str]:
+        """Return for what a step is kept, and note it."""
+        kept = recovery.keep(step, list(able), build, self.trial)
         kept.report(self.ctx, "dynamic")
         if kept.names:
-            plan.recovered[equalize.STEP] = kept.names
-            self._take(self._equalized(factors, kept.names))
+            plan.recovered[step] = kept.names
+        return kept.names
 
     def _factors(self) -> dict[str, np.ndarray]:
         return equalize.measure(self.model, self.fit, self.settings)
@@ -181,26 +193,26 @@ class DynamicSearch:
 
         def build(names: Collection[str]) -> Exported:
             some = {name: found[name] for name in names}
-            return self._coded(self._smoothed(some, self.products), self.products, self.limits)
+            return self._coded(self._smoothed(some), self.products, self.limits)
 
-        kept = recovery.keep(smooth.STEP, list(found), build, self.trial)
-        kept.report(self.ctx, "dynamic")
-        if kept.names:
-            plan.recovered[smooth.STEP] = kept.names
-            self._take_smoothing(found, kept.names)
+        names = self._keep(plan, smooth.STEP, found, build)
+        if names:
+            self._take_smoothing(found, names)
 
-    def _smoothed(self, found: Mapping[str, np.ndarray], products: Collection[str]) -> Model:
-        """Return the source, smoothed in front of some products."""
+    def _smoothed(
+        self, found: Mapping[str, np.ndarray], chosen: Collection[str] | None = None
+    ) -> Model:
+        """Return the source, shapes inferred, smoothed in front of some products or of all."""
         model = Model.from_exported(self.source)
         shapes.infer(model)
-        smooth.apply(model, found, products)
+        smooth.apply(model, found, set(self.products if chosen is None else chosen))
         return model
 
     def _take_smoothing(self, found: Mapping[str, np.ndarray], names: Collection[str]) -> None:
         """Look at the smoothed model from now on; what is built is smoothed as far as it needs."""
         source = self.source
         self.smoothing = {name: s for name, s in found.items() if name in names}
-        self._take(self._smoothed(self.smoothing, self.products))
+        self._take(self._smoothed(self.smoothing))
         self.source = source
 
     def _widen(self, plan: Plan) -> None:
@@ -209,14 +221,11 @@ class DynamicSearch:
 
         def build(names: Collection[str]) -> Exported:
             limits = self._limits({name: met[name] for name in names})
-            model = self._smoothed(self.smoothing, self.products)
-            return self._coded(model, self.products, limits)
+            return self._coded(self._smoothed(self.smoothing), self.products, limits)
 
-        kept = recovery.keep(WIDENED, list(met), build, self.trial)
-        kept.report(self.ctx, "dynamic")
-        if kept.names:
-            plan.recovered[WIDENED] = kept.names
-            self._take_met({name: met[name] for name in kept.names})
+        names = self._keep(plan, WIDENED, met, build)
+        if names:
+            self._take_met({name: met[name] for name in names})
 
     def _take_met(self, met: dict[str, Met]) -> None:
         self.met, self.limits = met, self._limits(met)

@@ -26,12 +26,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxopt import match
-from onnxopt.runtime import aligned
 from onnxopt.statistics import extremes, linear
-from onnxopt_passes.quant import dynamic
+from onnxopt_passes.quant import dynamic, units
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping, Set
 
     from onnxopt.model import Model
     from onnxopt.runtime import Settings
@@ -115,31 +114,23 @@ def _rows(layers: list[Linear]) -> np.ndarray:
     return np.asarray(np.concatenate([layer.matrix()[0] for layer in layers]).T)
 
 
-def apply(model: Model, found: Mapping[str, np.ndarray], products: Collection[str]) -> None:
+def apply(model: Model, found: Mapping[str, np.ndarray], products: Set[str]) -> None:
     """Put a Mul in front of the products that read some tensors, in place.
 
     Args:
         model: The model that was measured.
         found: S by the names of tensors.
-        products: A tensor is smoothed if one of these reads it.
+        products: Labels of nodes; a tensor is smoothed if one of these reads it.
     """
     able = find(model) if found else {}
-    read = {p.node.inputs[0].name for p in dynamic.find(model) if p.name in products}
-    for name in sorted(found.keys() & read):
+    for name in sorted(found.keys() & able):
         layers, s = able[name], found[name]
+        if products.isdisjoint(units.label(layer.node) for layer in layers):
+            continue
         source = layers[0].source
         smoothed = gs.Variable(f"{name}.smoothed", np.float32)
         by = gs.Constant(f"{name}.smoothing", (1 / s).astype(np.float32))
         match.insert(model.graph, gs.Node("Mul", smoothed.name, {}, [source, by], [smoothed]))
         for layer in layers:
-            _multiply(layer, s)
+            layer.write(layer.matrix() * s)
             layer.node.inputs[0] = smoothed
-
-
-def _multiply(layer: Linear, s: np.ndarray) -> None:
-    """Multiply the rows of a product's weight, in memory that sessions can share."""
-    values = layer.weight.values
-    shape = [-1 if i == layer.input_axis else 1 for i in range(values.ndim)]
-    made = aligned(values.view(np.uint8).reshape(-1)).view(values.dtype).reshape(values.shape)
-    made *= s.reshape(shape)
-    layer.weight.values = made
