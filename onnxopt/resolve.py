@@ -38,13 +38,19 @@ Dims: TypeAlias = "tuple[int | str | None, ...]"
 def infer(model: Model) -> None:
     """Find types and shapes as `shapes.infer` does, and sizes of computed shapes beside."""
     shapes.infer(model)
+    refine(model)
+
+
+def refine(model: Model) -> bool:
+    """Find sizes of computed shapes in a model whose shapes were inferred; return if there are."""
     known: dict[int, Dims] = {}
     for _ in range(ROUNDS):
         found = _found(model)
         if found.items() <= known.items():
-            return
+            break
         known |= found
         inference.infer(model, known)
+    return bool(known)
 
 
 def _found(model: Model) -> dict[int, Dims]:

@@ -38,11 +38,11 @@ def prepared():
     return make
 
 
-def _run(prepared, name, text, **context):
+def _run(prepared, name, text, count=32, **context):
     """Return the context, the model, and its noise on samples that nobody has seen."""
     exported, calibration, feeds = prepared(name)
     model = Model.from_exported(exported)
-    ctx = Context(calibration=calibration.take(32), max_drop=1.0, **context)
+    ctx = Context(calibration=calibration.take(count), max_drop=1.0, **context)
     (item,) = spec.parse(text)
     item.run(model, ctx)
     after = model.export()
@@ -66,8 +66,8 @@ def test_four_bits_keep_more_of_a_model(prepared, name):
 @pytest.mark.parametrize("name", ["digits_resnet", "digits_dscnn"])
 def test_static_quantization_wins_accuracy_back(prepared, name):
     text = "quant:mode=static:timed=false:cpu=generic"  # right on this machine, whatever it is
-    _, _, plain = _run(prepared, name, f"{text}:recover=none")
-    ctx, _, recovered = _run(prepared, name, text)
+    _, _, plain = _run(prepared, name, f"{text}:recover=none", 64)
+    ctx, _, recovered = _run(prepared, name, text, 64)
     assert recovered < plain
     found = ctx.evidence["static recovery"]
     assert any(step["kept"] for step in found.values())

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from onnxopt import rewrite, shapes
+from onnxopt import resolve, rewrite, shapes
 from onnxopt.base import Pass
 from onnxopt.errors import PassError
 from onnxopt_passes.clean import (
@@ -99,10 +99,15 @@ class Clean(Pass):
             made = self._compute(model, ctx)
             typed = not made  # that equal and dead nodes go tells inference nothing new
             made += merge_nodes(model, ctx) + merge_constants(model, ctx) + dead(model, ctx)
+            made = made or self._resolve(model, ctx)
             if not made:
                 return total
             total += made
         raise PassError(f"clean has not settled after {ROUNDS} rounds: its parts loop")
+
+    def _resolve(self, model: Model, ctx: Context) -> int:
+        """Settle Reshapes by sizes that onnx's inference does not find; types are up to date."""
+        return settle(model, ctx) if resolve.refine(model) else 0
 
     def _compute(self, model: Model, ctx: Context) -> int:
         return (

@@ -41,8 +41,8 @@ OVERHEAD = ("QuantizeLinear", "DequantizeLinear")
 FIXED = 3.0
 """Microseconds that any node takes."""
 
-SLOPE = 1.5e-3
-"""Microseconds an element for a border where no profile shows one: a Q or DQ, and a Transpose."""
+SLOPE = 0.5e-3
+"""Microseconds an element for a border: a Q or DQ, and a change of layout (docs/adr/0072)."""
 
 
 def name_nodes(graph: gs.Graph) -> None:

@@ -4,8 +4,9 @@
 
 S is diagonal: one factor a channel of the tensor between the layers, so that one scale for the
 whole tensor serves all of its channels (cross-layer equalization, Nagel et al. 2019). Where the
-first is a LayerNormalization, S goes into its scale and bias (SmoothQuant, Xiao et al. 2023). With
-A the largest magnitude of a channel, and B that of the weights that read it:
+first is a LayerNormalization, S goes into its scale and bias (SmoothQuant, Xiao et al. 2023). f may
+be attention, W1 x being its values (`attended`). With A the largest magnitude of a channel, and B
+that of the weights that read it:
 
     s = A^alpha / B^(1 - alpha)         alpha 1/2, and 1 where only depthwise layers read it: their
                                         weights have scales of their own
@@ -25,6 +26,7 @@ from onnxopt import match
 from onnxopt.model import ir
 from onnxopt.statistics import Linear, extremes, linear
 from onnxopt.statistics.im2col import ConvLinear
+from onnxopt_passes.quant import attended
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -140,6 +142,7 @@ def _norm(node: gs.Node) -> bool:
 def _behind(graph: gs.Graph, tensor: gs.Tensor, spatial: bool) -> gs.Tensor:
     """Return what stands behind the ops that factors pass through."""
     ops = (*PASSED, *POOLS) if spatial else PASSED
+    tensor = tensor if spatial else attended.behind(graph, tensor) or tensor
     while (reader := match.sole_reader(graph, tensor, *ops)) is not None:
         slope = reader.inputs[1] if reader.op == "PRelu" else None
         if reader.inputs[0] is not tensor or len(reader.outputs) != 1:

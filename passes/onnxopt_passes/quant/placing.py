@@ -7,23 +7,23 @@ Each tensor has one QuantizeLinear, right behind what makes it, so that branches
 (residuals, x * sigmoid(x), concatenations) meet in integers. Its float readers read the
 DequantizeLinear. A tensor that is made in float and read in integers is quantized for these readers
 alone. A Relu or Clip goes where the range of the integers says the same. Biases are int32 with
-the scale s_x * s_w.
+the scale s_x * s_w. Convolutions of images read channels of zeros beside (`fours`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxopt import match
-from onnxopt_passes.quant import gating, scheme, static, units
+from onnxopt import match, shapes
+from onnxopt_passes.quant import fours, gating, scheme, static, units
 from onnxopt_passes.quant.scheme import GRIDS, Params
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from onnxopt.model import Model
     from onnxopt_passes.quant.static import Recipe
@@ -38,8 +38,8 @@ def place(model: Model, chosen: Collection[str], recipe: Recipe) -> list[str]:
         chosen: Names of units of the main graph.
         recipe: The numbers.
     """
-    placer = _Placer(model.graph, recipe)
     found = [u for u in units.find(model.graph) if u.name in chosen]
+    placer = _Placer(model.graph, recipe, found)
     done = [unit.name for unit in found if placer.put(unit)]
     placer.finish()
     return done
@@ -54,11 +54,14 @@ class _Integers:
 
 
 class _Placer:
-    def __init__(self, graph: gs.Graph, recipe: Recipe) -> None:
+    def __init__(self, graph: gs.Graph, recipe: Recipe, found: Sequence[Unit]) -> None:
         self.graph, self.recipe = graph, recipe
+        convs = [u for u in found if u.node.op == "Conv"]
+        self.missing = {u.name: fours.missing(u.inputs[0]) for u in convs}
+        self.widened: dict[int, gs.Tensor] = {}
         self.integers: dict[int, _Integers] = {}
         self.floats: dict[int, gs.Tensor] = {}
-        self.tied: dict[tuple[int, bytes], gs.Constant] = {}
+        self.tied: dict[tuple[int, int, bytes], gs.Constant] = {}
 
     def put(self, unit: Unit) -> bool:
         """Make one unit run in integers; False if it has no range."""
@@ -197,14 +200,33 @@ class _Placer:
             params, integers = refined.params, refined.integers
         else:
             integers = scheme.quantize(weight, params)
+        more = self.missing.get(unit.name, 0)
+        if more:
+            inputs[0] = self._wide(unit.inputs[0], more)
+            integers = fours.padded(integers, 1, more)
         held = self.tied.setdefault(
-            (id(node.inputs[1]), params.scale.tobytes()),
+            (id(node.inputs[1]), more, params.scale.tobytes()),
             self._held(f"{unit.name}.weight", integers),
         )
         inputs = [*inputs[:1], self._dequantize(f"{unit.name}.weight", _Integers(held, params))]
         if bias is not None:
             inputs.append(self._bias(unit, bias, incoming, params))
         return inputs
+
+    def _wide(self, tensor: gs.Tensor, more: int) -> gs.Tensor:
+        """Return a tensor with channels of zeros behind its own, dequantized."""
+        if id(tensor) not in self.widened:
+            source, rank = self._source(tensor), len(shapes.dims(tensor) or ())
+            before, after = np.zeros((2, rank), np.int64)
+            after[1] = more
+            name = f"{tensor.name}.wide"
+            pads = self._held(f"{name}.pads", np.concatenate([before, after]))
+            zero = self._held(f"{name}.zero", source.params.zero_point)
+            wide = self._variable(name, source.params)
+            inputs = [source.tensor, pads, zero]
+            match.insert(self.graph, gs.Node("Pad", f"{name}.Pad", {}, inputs, [wide]))
+            self.widened[id(tensor)] = self._dequantize(name, replace(source, tensor=wide))
+        return self.widened[id(tensor)]
 
     def _bias(self, unit: Unit, bias: np.ndarray, incoming: Params, params: Params) -> gs.Tensor:
         scale = (incoming.scale * params.scale).astype(np.float32)

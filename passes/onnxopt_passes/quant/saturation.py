@@ -6,8 +6,9 @@ Such kernels add the products of two neighbours along K in int16 (vpmaddubsw):
 
 which leaves int16 beyond 32767. Weights within +-64 never do, but cost a bit, so only output
 channels that do leave it are narrowed, and only as far as they need. Of a Conv, K is kernel taps
-major, input channels of the group minor, as onnxruntime packs it; convolutions of one input and one
-output channel a group have a kernel without such pairs.
+major, input channels of the group minor, as onnxruntime packs it, channels of zeros included that
+a Conv of an image is given (`fours`); convolutions of one input and one output channel a group have
+a kernel without such pairs.
 
 First a bound: with the largest integer of each input channel on the samples, A, a pair's sum is at
 most A w+ + A' w'+, and at least the same of the negative parts. What the bound does not clear is
@@ -25,7 +26,7 @@ import numpy as np
 
 from onnxopt import match
 from onnxopt.statistics import extremes, linear
-from onnxopt_passes.quant import rounding, scheme, staged, static
+from onnxopt_passes.quant import fours, rounding, scheme, staged, static
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -176,7 +177,8 @@ def _along_k(unit: Unit, integers: np.ndarray) -> np.ndarray:
         return integers[None]
     weight = unit.node.inputs[1].shape  # type: ignore[attr-defined]
     taps = int(np.prod(weight[2:]))
-    return np.tile(integers.reshape(-1, weight[1]), taps)
+    channels = integers.reshape(-1, weight[1])
+    return np.tile(fours.padded(channels, 1, fours.missing(unit.inputs[0])), taps)
 
 
 def emulated(
@@ -204,9 +206,9 @@ def emulated(
     most = max(LEAST, -(-ROWS // max(samples.count(), 1)))
     readers = []
     for some in staged.alike(model, layers):
-        groups, _, inputs = some[0].shape
         make = partial(_Pairs, some[0], params.get(some[0].source.name), most)
-        readers.append(staged.Reader(some, 2 * LEVELS * groups * -(-inputs // 2), make))
+        size = int(np.prod(_pairs_of(some[0]))) * LEVELS * np.dtype(np.int16).itemsize
+        readers.append(staged.Reader(some, size, make))
     return {
         id(layer.weight): sums.found
         for reader, sums in staged.run(model, readers, samples, settings, seed)
@@ -214,23 +216,30 @@ def emulated(
     }
 
 
+def _pairs_of(layer: Linear) -> tuple[int, int]:
+    """Return the groups of a layer, and the pairs along K of each."""
+    groups, _, inputs = layer.shape
+    return groups, -(-(inputs + fours.missing(layer.source) * layer.taps) // 2)
+
+
 class _Pairs:
     """The largest second integer of each pair for each first one, of one layer."""
 
     def __init__(self, layer: Linear, params: scheme.Params | None, most: int) -> None:
         self._layer, self._params, self._most = layer, params, most
-        groups, _, inputs = layer.shape
-        self.found = np.full((groups, -(-inputs // 2), LEVELS), -1, np.int16)
+        self._missing = fours.missing(layer.source)
+        self.found = np.full((*_pairs_of(layer), LEVELS), -1, np.int16)
 
     def add(self, value: np.ndarray, seed: Sequence[int]) -> None:
         """Take in rows of one sample."""
         rows = self._layer.rows(value, self._layer.pick(value.shape, self._most, seed))
         split = rows.reshape(*rows.shape[:2], -1, self._layer.taps).swapaxes(2, 3)
+        split = fours.padded(split, 3, self._missing)
         params = self._params
         if params is None:
             span = float(value.min(initial=0)), float(value.max(initial=0))
             params = scheme.affine(*span, scheme.GRIDS["uint8"])
-        integers = scheme.quantize(split, params).reshape(rows.shape).astype(np.int64)
+        integers = scheme.quantize(split, params).reshape(*rows.shape[:2], -1).astype(np.int64)
         first, second = _first_and_second(integers)
         groups, _, pairs = first.shape
         place = np.arange(groups * pairs).reshape(groups, 1, pairs) * LEVELS + first
@@ -277,6 +286,6 @@ def overflows(unit: Unit, integers: np.ndarray, reached: Met) -> np.ndarray:
     """
     rows = np.moveaxis(integers, static.axis(unit.node), 0)
     if unit.node.op == "Conv":
-        rows = np.moveaxis(rows, 1, -1)
+        rows = fours.padded(np.moveaxis(rows, 1, -1), -1, fours.missing(unit.inputs[0]))
     groups = len(reached.tops)
     return reached.overflows(rows.reshape(groups, len(rows) // groups, -1)).reshape(-1)

@@ -1,10 +1,11 @@
-"""Channels of what products read, brought to like size by a Mul in front of them.
+"""Channels of what products read, brought to like size in front of them.
 
     y = x W = (x S^-1) (S W)            S diagonal: one factor a channel of x
 
-SmoothQuant (Xiao et al. 2023), where nothing in front of the products can take S^-1 in: behind a
-LayerNormalization whose result is also added to theirs, as in BERT, or behind a GELU. With A the
-largest magnitude of a channel, and B that of the rows of W that read it:
+SmoothQuant (Xiao et al. 2023). S^-1 goes into the layer that makes x, where there is one
+(`equalize.find`: behind attention that is the layer of its values). Elsewhere it is a Mul: behind a
+LayerNormalization whose result is also added to that of the products, as in BERT, or behind a GELU.
+With A the largest magnitude of a channel, and B that of the rows of W that read it:
 
     s = A^alpha / B^(1 - alpha)
 
@@ -27,7 +28,7 @@ import onnx_graphsurgeon as gs
 
 from onnxopt import match
 from onnxopt.statistics import extremes, linear
-from onnxopt_passes.quant import dynamic, units
+from onnxopt_passes.quant import dynamic, equalize, units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Set
@@ -115,7 +116,7 @@ def _rows(layers: list[Linear]) -> np.ndarray:
 
 
 def apply(model: Model, found: Mapping[str, np.ndarray], products: Set[str]) -> None:
-    """Put a Mul in front of the products that read some tensors, in place.
+    """Smooth what products read, in place.
 
     Args:
         model: The model that was measured.
@@ -123,9 +124,13 @@ def apply(model: Model, found: Mapping[str, np.ndarray], products: Set[str]) -> 
         products: Labels of nodes; a tensor is smoothed if one of these reads it.
     """
     able = find(model) if found else {}
+    before = equalize.find(model) if found else {}
     for name in sorted(found.keys() & able):
         layers, s = able[name], found[name]
         if products.isdisjoint(units.label(layer.node) for layer in layers):
+            continue
+        if name in before:
+            before[name].apply(s)
             continue
         source = layers[0].source
         smoothed = gs.Variable(f"{name}.smoothed", np.float32)
