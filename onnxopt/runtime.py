@@ -5,6 +5,7 @@ onnxruntime is imported on first use, so that `onnxopt --help` does without it.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -268,10 +269,16 @@ def _ort_value(stored: Stored) -> Any:
     )
 
 
+def room(shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
+    """Return memory at an address at which sessions share it instead of copying it."""
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    whole = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -whole.ctypes.data % ALIGNMENT
+    return whole[start : start + nbytes].view(dtype).reshape(shape)
+
+
 def aligned(values: np.ndarray) -> np.ndarray:
     """Return a copy at an address at which sessions share it instead of copying it."""
-    room = np.empty(values.nbytes + ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT
-    copy = room[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy = room(values.shape, values.dtype)
     copy[...] = values
     return copy

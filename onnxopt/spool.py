@@ -26,12 +26,15 @@ class Spool:
     def __init__(self, in_memory: int = IN_MEMORY) -> None:
         self._file = tempfile.SpooledTemporaryFile(in_memory)  # noqa: SIM115  # closed with the spool
         weakref.finalize(self, self._file.close)
+        self._in_memory = in_memory
         self._ends = [0]
 
     def append(self, item: Any) -> None:
-        """Add an item."""
+        """Add an item; a large array goes straight to disk, without a copy of it in memory."""
+        if getattr(item, "nbytes", 0) > self._in_memory:
+            self._file.rollover()
         self._file.seek(self._ends[-1])
-        self._file.write(pickle.dumps(item, protocol=5))
+        pickle.dump(item, self._file, protocol=5)
         self._ends.append(self._file.tell())
 
     def __len__(self) -> int:
@@ -42,6 +45,5 @@ class Spool:
             yield self[i]
 
     def __getitem__(self, index: int) -> Any:
-        start, end = self._ends[index], self._ends[index + 1]
-        self._file.seek(start)
-        return pickle.loads(self._file.read(end - start))
+        self._file.seek(self._ends[:-1][index])
+        return pickle.load(self._file)

@@ -153,6 +153,8 @@ def test_what_is_stored_finer_keeps_what_was_won(prepared, monkeypatch):
     """All weights go from 4 to 8 bits: they come out as if 8 had been asked for."""
     nothing = finer.Coarse(frozenset(), holds=True)
     monkeypatch.setattr(finer, "coarse", lambda *_: nothing)
+    for part in ("CAUTION", "SHARE"):
+        monkeypatch.setattr(weight_fit, part, -10.0)  # nothing holds
     text = "quant:mode=weights:weights={}"
     _, _, plain = _run(prepared, "digits_dscnn", text.format("int8") + ":recover=none")
     ctx, _, found = _run(prepared, "digits_dscnn", text.format("int4"))

@@ -61,9 +61,10 @@ class Coded:
             return self.params.axis == 0
         return self.view == (*self.shape, 1)
 
-    def values(self) -> np.ndarray:
-        """Return the floats that it stands for, float32, of the weight's shape."""
-        return scheme.dequantize(self.integers, self.params).reshape(self.shape)
+    def values(self, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the floats that it stands for, float32, of its shape; in `out` if given."""
+        room = None if out is None else out.reshape(self.integers.shape)
+        return scheme.dequantize(self.integers, self.params, room).reshape(self.shape)
 
     def stored(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Return what goes into the file: integers, scales, zero points (None if all are 0).
@@ -73,17 +74,18 @@ class Coded:
         of packed bytes and the zero points count from the grid's lowest number.
         """
         scale, zero = self.params.scale, self.params.zero_point.astype(np.int64)
-        integers = self.integers.astype(np.int64)
+        integers = self.integers
         if self.view is None:
             scale, zero = (self._broadcast(part) for part in (scale, zero))
         else:
             integers, scale, zero = self._in_blocks(integers, scale, zero)
         if self.planes > 1:
-            integers, zero = integers - self.grid.lowest, zero - self.grid.lowest
+            integers = integers.astype(np.int16) - self.grid.lowest
+            zero = zero - self.grid.lowest
             packed = pack(integers, 2, self.grid.bits)
             return packed, scale, zero.astype(np.uint8)
         kept = zero.astype(self.grid.dtype) if zero.any() else None
-        return integers.astype(self.grid.dtype), scale, kept
+        return integers.astype(self.grid.dtype, copy=False), scale, kept
 
     def _broadcast(self, part: np.ndarray) -> np.ndarray:
         axis = self.params.axis
@@ -97,7 +99,7 @@ class Coded:
         before, length, after = self.view or (1, 1, 1)
         block = self.params.block
         blocks = -(-length // block)
-        wide = np.full((before, blocks * block, after), 0, np.int64)
+        wide = np.zeros((before, blocks * block, after), integers.dtype)
         wide[:, :length] = integers
         shape = (before, blocks, block) if after == 1 else (before, blocks, block, after)
         thin = (*shape[:2], 1, *shape[3:])

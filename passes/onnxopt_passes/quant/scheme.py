@@ -195,10 +195,10 @@ def limits(params: Params) -> tuple[int, int]:
     return low, grid.highest
 
 
-def dequantize(integers: np.ndarray, params: Params) -> np.ndarray:
-    """Return the floats that integers stand for, float32."""
+def dequantize(integers: np.ndarray, params: Params, out: np.ndarray | None = None) -> np.ndarray:
+    """Return the floats that integers stand for, float32, of their shape; in `out` if given."""
     scale, zero = _over(integers, params)
-    floats = np.empty(integers.shape, np.float32)
+    floats = np.empty(integers.shape, np.float32) if out is None else out
     for part in _parts(integers):
         steps = integers[part].astype(np.float64)
         steps -= zero[part]

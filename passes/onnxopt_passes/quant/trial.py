@@ -16,6 +16,7 @@ small.
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,9 @@ CHECK_MACS = 1e10
 
 DROP_MACS = 1e11
 """The same for one look at the drop."""
+
+LARGE = 1 << 24
+"""Bytes of a model from which on it is worth the time to free the one before at once."""
 
 LEAST_LOG = -14.0
 """Logarithms of probabilities below are not told apart."""
@@ -140,11 +144,17 @@ class Trial:
         """Yield inputs, outputs of the source and label of the first samples, or of all."""
         return (self._kept[i] for i in self._order[:most])
 
+    def _session(self, candidate: Exported) -> Session:
+        """Load a candidate; those before it are rings of references that still hold weights."""
+        if candidate.nbytes > LARGE:
+            gc.collect()
+        return Session(candidate, self.settings)
+
     def judge(self, candidate: Exported, most: int | None = None) -> Found:
         """Run a candidate on the first samples: `most` of them, or `few`."""
         found = _Sums(self)
         try:
-            session = Session(candidate, self.settings)
+            session = self._session(candidate)
             for feed, want, label in self._samples(most or self.few):
                 found.add(session.run(feed), want, label)
         except CannotRun:
@@ -159,7 +169,7 @@ class Trial:
         """
         found = _Sums(self, noisy=False)
         try:
-            session = Session(candidate, self.settings)
+            session = self._session(candidate)
             for feed, want, label in self._samples():
                 found.add(session.run(feed), want, label)
                 if self.metric.name in metrics.CAPPED and found.lost() > limit * len(self.scores):

@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxopt.errors import SamplesError
 from onnxopt.margins import CAUTION
-from onnxopt.runtime import CannotRun
+from onnxopt.runtime import CannotRun, room
 from onnxopt.statistics import linear, recurrent
 from onnxopt_passes.quant import finer, forms, readings, recovery, scales, trial
 from onnxopt_passes.quant.layer_fit import Item, LayerFit, Won
@@ -29,8 +30,6 @@ from onnxopt_passes.quant.trial import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
-
-    import numpy as np
 
     from onnxopt.base import Context
     from onnxopt.model import Exported, Model
@@ -168,6 +167,8 @@ class _Fit:
         """Store weights finer until the metric holds on the trying part."""
         before = self.trial.drop(self.model.export())
         limit = max(CAUTION * self.ctx.max_drop, before + SHARE * self.ctx.max_drop)
+        if self.trial.drop(self._build(), limit) <= limit:
+            return
         for weights in FINER:
             plain = self._finer(weights)
             if not plain:
@@ -262,7 +263,8 @@ def preview(model: Model, fitted: Iterable[Fitted]) -> Exported:
     for one in fitted:
         constant = _holder(one.form.weight.tensor)
         held.append((constant, constant.values))
-        constant.values = one.coded.values().astype(constant.values.dtype)
+        floats = one.coded.values(room(one.coded.shape, np.float32))
+        constant.values = floats.astype(constant.values.dtype, copy=False)
         if one.layer is not None and one.offsets is not None:
             nodes.append((one.layer.node, list(one.layer.node.inputs)))
             if one.layer.bias is not None:
