@@ -105,13 +105,23 @@ def detected(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> 
 
 
 def cosine(outputs: Outputs, reference: Outputs, label: np.ndarray | None) -> float:
-    """Mean over float outputs of the cosine with the source's."""
+    """Mean over float outputs of the cosine with the source's.
+
+    Zeros have no direction. Where the source returns them, or one number is 0 that is not in the
+    other (a probability that one kernel rounds to 0, and another to 1e-9), a length of g beside 0
+    scores 1 / sqrt(1 + g^2).
+    """
     found = []
     for want, got in _pairs(outputs, reference):
-        size = np.linalg.norm(want) * np.linalg.norm(got)
-        found.append(
-            1.0 if np.array_equal(want, got) else float(want @ got / size) if size else 0.0
-        )
+        lengths = float(np.linalg.norm(want)), float(np.linalg.norm(got))
+        if np.array_equal(want, got):
+            found.append(1.0)
+        elif all(lengths):
+            found.append(float(want @ got / (lengths[0] * lengths[1])))
+        elif not lengths[0] or want.size == 1:
+            found.append(1 / float(np.hypot(1, max(lengths))))
+        else:
+            found.append(0.0)
     return float(np.mean(found)) if found else 1.0
 
 
@@ -275,5 +285,5 @@ def _pairs(outputs: Outputs, reference: Outputs) -> list[tuple[np.ndarray, np.nd
             finite = np.isfinite(want)
             found.append((want[finite], np.where(np.isfinite(got), got, 0)[finite]))
         elif is_float(value):
-            found.append((np.ones(1), np.zeros(1)))
+            found.append((np.ones(2), np.zeros(2)))  # nothing alike
     return found

@@ -57,3 +57,20 @@ def test_scores_are_found_behind_features():
     assert found is not None
     assert found.shape == LOGITS.shape
     assert readout.class_probabilities({"features": FEATURES}) is None
+
+
+@pytest.mark.parametrize(
+    ("want", "got", "score"),
+    [
+        ([[0.0]], [[1e-9]], 1.0),  # a probability that one kernel rounds to zero
+        ([[1e-9]], [[0.0]], 1.0),
+        ([[0.0]], [[1.0]], 0.5**0.5),
+        ([[0.0, 0.0]], [[0.0, 1e-6]], 1.0),
+        ([[3e-3, 0.0]], [[0.0, 0.0]], 0.0),  # small features that are lost
+        ([[1.0]], [[1.0, 1.0]], 0.0),
+        ([[1.0]], [[np.nan]], 0.5**0.5),
+    ],
+)
+def test_zeros_have_no_direction(want, got, score):
+    outputs = [{"y": np.array(v, np.float32)} for v in (got, want)]
+    assert metrics.cosine(*outputs, None) == pytest.approx(score, abs=1e-6)

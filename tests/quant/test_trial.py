@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import onnx.parser
 import pytest
@@ -148,3 +151,20 @@ def test_where_nothing_was_to_detect_there_is_no_noise():
     sums = module._Sums(trial)
     sums.add(empty, empty, label)
     assert sums.noise() == 0.0
+
+
+def test_models_before_a_large_candidate_are_freed(monkeypatch):
+    # a graph is a ring of references, and its weights stay until the collector comes by
+    monkeypatch.setattr(module, "LARGE", 0)
+    x = np.ones((1, 8, 4), np.float32)
+    trial = Trial(_model(1), Samples(lambda: [lambda: Sample({"x": x})] * 3, "here"), Context())
+    gc.disable()
+    try:
+        before = Model.from_exported(_model(1))
+        node = weakref.ref(before.graph.nodes[0])
+        del before
+        assert node() is not None
+        trial.judge(_model(1))
+        assert node() is None
+    finally:
+        gc.enable()
