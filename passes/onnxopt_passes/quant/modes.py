@@ -106,7 +106,7 @@ class Search:
         self.source = model.export()
         assert ctx.calibration is not None  # noqa: S101  # `_integers` has asked
         fit, check = trial.parts(ctx.calibration, self.source, ctx.seed)
-        self.trial = Trial(self.source, check, ctx)
+        self.trial = Trial(self.source, check, ctx, fit)
         shapes.infer(model)
         self.search: Converter | DynamicSearch
         if step == "static":

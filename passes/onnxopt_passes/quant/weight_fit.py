@@ -111,7 +111,7 @@ class _Fit:
         assert ctx.calibration is not None  # noqa: S101  # `fit` has asked
         self.model, self.options, self.ctx, self.counts = model, options, ctx, counts
         self.samples, check = trial.parts(ctx.calibration, source, ctx.seed)
-        self.trial = Trial(source, check, ctx)
+        self.trial = Trial(source, check, ctx, self.samples)
         found = [*linear.find_all(model.graph), *recurrent.find_all(model.graph)]
         layers = {id(x.weight): x for x in found}
         self.now = {
