@@ -168,3 +168,25 @@ def test_models_before_a_large_candidate_are_freed(monkeypatch):
         assert node() is None
     finally:
         gc.enable()
+
+
+CLASSES = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[1,2] x) => (float[1,2] y)
+<float[2] b = {0, %g}> {
+   s = Add(x, b)
+   y = Softmax <axis = -1> (s)
+}"""
+
+
+@pytest.mark.parametrize(("metric", "drop"), [("accuracy", 0.5), ("cosine", 0.0)])
+def test_where_few_samples_lose_those_that_were_fitted_count_too(metric, drop):
+    def made(shift):
+        return Model.from_proto(onnx.parser.parse_model(CLASSES % shift)).export()
+
+    def samples(value):
+        x = np.array([[value, 0]], np.float32)
+        return Samples(lambda: [lambda: Sample({"x": x})] * 2, "here")
+
+    trial = Trial(made(0), samples(90), Context(metric=metric), samples(1))
+    assert trial.drop(made(3)) == pytest.approx(drop, abs=1e-6)
+    assert trial.judge(made(3)).noise < 1e-9, "noise is that of samples nothing was fitted to"
