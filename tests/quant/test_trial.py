@@ -178,7 +178,9 @@ g (float[1,2] x) => (float[1,2] y)
 }"""
 
 
-@pytest.mark.parametrize(("metric", "drop"), [("expected-accuracy", np.tanh(0.5) / 2), ("cosine", 0.0)])
+@pytest.mark.parametrize(
+    ("metric", "drop"), [("expected-accuracy", np.tanh(0.5) / 2), ("cosine", 0.0)]
+)
 def test_where_few_samples_lose_those_that_were_fitted_count_too(metric, drop):
     def made(shift):
         return Model.from_proto(onnx.parser.parse_model(CLASSES % shift)).export()
