@@ -14,12 +14,8 @@ faster with them in integers.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +23,7 @@ import numpy as np
 from onnxopt import match, rewrite, shapes
 from onnxopt.margins import CAUTION
 from onnxopt.model import Model
+from onnxopt.model.mapped import mapped
 from onnxopt.runtime import Settings
 from onnxopt.statistics import linear
 from onnxopt_passes.quant import (
@@ -216,17 +213,10 @@ class DynamicSearch:
         """Look at the smoothed model from now on; what is built is smoothed as far as it needs."""
         source = self.source
         self.smoothing = {name: s for name, s in found.items() if name in names}
-        self._take(self._mapped(self._smoothed(self.smoothing)))
+        smoothed = mapped(self._smoothed(self.smoothing))
+        shapes.infer(smoothed)
+        self._take(smoothed)
         self.source = source
-
-    def _mapped(self, model: Model) -> Model:
-        """Return a model that is only looked at, its weights in a file instead of in memory."""
-        path = Path(tempfile.mkdtemp(prefix="onnxopt-")) / "smoothed.onnx"
-        model.save(path)
-        mapped = Model.load(path)
-        weakref.finalize(mapped, shutil.rmtree, path.parent, ignore_errors=True)
-        shapes.infer(mapped)
-        return mapped
 
     def _widen(self, plan: Plan) -> None:
         """Let columns that do not saturate on samples use more of int8, where that helps."""
