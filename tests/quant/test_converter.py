@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from integers import HEAD, RESIDUAL, ops
 
 from onnxopt import match, shapes
-from onnxopt_passes.quant import Quant, converter, trial
+from onnxopt_passes.quant import Quant, converter, modes, trial
 from onnxopt_passes.quant.plan import Plan
 
 
@@ -17,6 +18,16 @@ def test_units_go_back_to_float_until_the_metric_holds(quantized, model, context
     assert ops(after)["QuantizeLinear"] == 0
     assert set(ctx.evidence["static"]["nodes"].values()) == {"float: it costs too much accuracy"}
     assert ctx.notes[0].startswith("mode weights: static was tried (it was asked for), and nothing")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [("auto", True), ("x64-vnni", False), ("generic", False)]
+)
+def test_a_file_for_this_cpu_alone_is_told_of(quantized, model, context, monkeypatch, asked, said):
+    monkeypatch.setattr(modes.cpu, "detect", lambda: "x64-vnni")
+    ctx = context((1, 8, 12, 12), max_drop=1.0)
+    quantized(model(RESIDUAL), ctx, cpu=asked)
+    assert (modes.FULL_RANGE in ctx.notes) is said
 
 
 def test_a_recipe_can_be_edited(quantized, model, context, tmp_path):

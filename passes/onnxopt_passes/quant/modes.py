@@ -38,6 +38,11 @@ STATIC_OPSET = 13
 DYNAMIC_OPSET = 11
 """DynamicQuantizeLinear."""
 
+FULL_RANGE = (
+    "integers use their full range, which x64 CPUs without VNNI saturate:"
+    " quant:cpu=generic makes a file that is right there too"
+)
+
 
 def quantize(model: Model, q: Quant, ctx: Context) -> int:
     """Quantize in the mode that is asked for, or that fits; return the number of edits.
@@ -61,6 +66,8 @@ def quantize(model: Model, q: Quant, ctx: Context) -> int:
             why = f"{mode} was tried ({why}), and nothing pays in integers"
             mode = "weights"
     ctx.notes.insert(first, f"mode {mode}: {why}; cpu {profile}")
+    if edits and profile == "x64-vnni" and q.cpu == "auto":
+        ctx.notes.insert(first + 1, FULL_RANGE)
     edits += weight_only.quantize_weights(model, q, ctx, source)
     ledger.complete(model, ctx, floats)
     return edits
