@@ -16,6 +16,7 @@ from onnxopt_passes.quant import (
     ledger,
     opset,
     plan,
+    pooling,
     trial,
     weight_only,
 )
@@ -117,6 +118,7 @@ class Search:
         shapes.infer(model)
         self.search: Converter | DynamicSearch
         if step == "static":
+            pooling.write(model)
             self.search = Converter(model, q, ctx, profile, fit, self.trial, products)
         else:
             self.search = DynamicSearch(model, q, ctx, profile, fit, self.trial)

@@ -18,7 +18,7 @@ from typing import Any
 
 from onnxopt.errors import SpecError
 
-LAYOUT = 7
+LAYOUT = 8
 """Another number where what is remembered of a plan changes."""
 
 INTEGERS = "integers"
