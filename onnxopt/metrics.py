@@ -283,7 +283,9 @@ def _pairs(outputs: Outputs, reference: Outputs) -> list[tuple[np.ndarray, np.nd
         if is_float(value) and name in theirs and theirs[name].shape == value.shape:
             want, got = (v.astype(np.float64).reshape(-1) for v in (value, theirs[name]))
             finite = np.isfinite(want)
-            found.append((want[finite], np.where(np.isfinite(got), got, 0)[finite]))
-        elif is_float(value):
+            if np.isfinite(got[finite]).all():
+                found.append((want[finite], got[finite]))
+                continue
+        if is_float(value):
             found.append((np.ones(2), np.zeros(2)))  # nothing alike
     return found

@@ -68,7 +68,10 @@ def test_scores_are_found_behind_features():
         ([[0.0, 0.0]], [[0.0, 1e-6]], 1.0),
         ([[3e-3, 0.0]], [[0.0, 0.0]], 0.0),  # small features that are lost
         ([[1.0]], [[1.0, 1.0]], 0.0),
-        ([[1.0]], [[np.nan]], 0.5**0.5),
+        ([[0.01]], [[np.nan]], 0.0),
+        ([[0.0, 0.0]], [[np.nan, 0.0]], 0.0),
+        ([[1.0, 2.0]], [[1.0, np.inf]], 0.0),
+        ([[1.0, np.inf]], [[1.0, np.nan]], 1.0),  # what the source overflows in says nothing
     ],
 )
 def test_zeros_have_no_direction(want, got, score):
