@@ -45,5 +45,7 @@ class Spool:
             yield self[i]
 
     def __getitem__(self, index: int) -> Any:
-        self._file.seek(self._ends[:-1][index])
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        self._file.seek(self._ends[index])
         return pickle.load(self._file)

@@ -16,7 +16,7 @@ def mapped(model: Model) -> Model:
     What is made of it must not keep its weights: they point to that file.
 
     Raises:
-        OSError: There is no room for the file.
+        OutputError: The file cannot be written, for want of room say.
     """
     path = Path(tempfile.mkdtemp(prefix="onnxopt-")) / "model.onnx"
     try:
