@@ -37,6 +37,19 @@ def test_weights_are_symmetric_int8_a_channel_and_activations_uint8(quantized, m
     assert not any(v.dtype == np.float32 and v.size > 64 for v in held.values())
 
 
+def test_a_long_bias_in_int32_is_not_listed_as_left_alone(quantized, model, context):
+    text = (
+        HEAD
+        + """g (float[1,8,4,4] x) => (float[1,1040,4,4] y)
+    <float[1040,8,1,1] w, float[1040] b> { y = Conv(x, w, b) }"""
+    )
+    ctx = context((1, 8, 4, 4), max_drop=1.0)
+    _, after, _ = quantized(model(text), ctx)
+    held = {t.name: t.data_type for t in after.proto.graph.initializer}
+    assert held["y.bias"] == onnx.TensorProto.INT32
+    assert not ctx.untouched
+
+
 def test_activations_go_where_saturation_says_the_same(quantized, model, context):
     _, after, _ = quantized(model(RESIDUAL), context((1, 8, 12, 12), max_drop=1.0))
     assert ops(after)["Relu"] == 0

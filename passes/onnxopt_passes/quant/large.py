@@ -13,7 +13,7 @@ from onnxopt.model import ir
 from onnxopt.model.interface import numpy_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from onnxopt.model import Model
 
@@ -96,7 +96,7 @@ def find(model: Model, least: int = LARGE) -> tuple[list[Weight], dict[str, str]
     reasons: dict[str, str] = {}
     declared = _homes(model)
     for name, tensor, values, readers in constants(model, least):
-        if _integers(values) or not _reads(readers[0], tensor):
+        if _integers(values) or _is_coded(readers) or not _reads(readers[0], tensor):
             continue
         reason = _reason(tensor, values)
         if reason and values.size > LARGE:
@@ -165,6 +165,11 @@ def _reads(node: gs.Node, tensor: gs.Tensor) -> bool:
 def _integers(values: np.ndarray) -> bool:
     """Whether it is stored in few bits already."""
     return values.dtype.itemsize == 1 or values.dtype.name in ("int16", "uint16")
+
+
+def _is_coded(readers: Sequence[gs.Node]) -> bool:
+    """Whether what is read is integers that stand for floats: a bias in int32 is, beside weights."""
+    return all(match.is_op(node, "DequantizeLinear") for node in readers)
 
 
 INTEGER_LSTM = "DynamicQuantizeLSTM"
