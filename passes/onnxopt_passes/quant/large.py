@@ -168,7 +168,7 @@ def _integers(values: np.ndarray) -> bool:
 
 
 def _is_coded(readers: Sequence[gs.Node]) -> bool:
-    """Whether what is read is integers that stand for floats: a bias in int32 is, beside weights."""
+    """Whether they read integers that stand for floats, such as a bias in int32."""
     return all(match.is_op(node, "DequantizeLinear") for node in readers)
 
 
